@@ -1,0 +1,29 @@
+"""The product: one compiled divergence detector for research and production."""
+
+from v13.detector.dtypes import BAR, CHANNELS, EVENT, FEATURE, KINDS, REASONS, TYPES
+from v13.detector.engine import Detector, candidates, compute_features, divergences, replay
+from v13.detector.mapping import CalibrationMap, Curve
+from v13.detector.params import BucketOverride, DecisionParams, DetectorParams, FeatureParams
+from v13.detector.sessions import SessionClock
+
+__all__ = [
+    "BAR",
+    "CHANNELS",
+    "EVENT",
+    "FEATURE",
+    "KINDS",
+    "REASONS",
+    "TYPES",
+    "BucketOverride",
+    "CalibrationMap",
+    "Curve",
+    "DecisionParams",
+    "Detector",
+    "DetectorParams",
+    "FeatureParams",
+    "SessionClock",
+    "candidates",
+    "compute_features",
+    "divergences",
+    "replay",
+]

@@ -1,0 +1,320 @@
+"""The public detector: checks input at the door, owns the state, feeds the kernel.
+
+`run` (many bars) and `update` (one bar) go through the same compiled recursion and may be mixed at will; any cutting
+of the input gives the same bytes. `snapshot` and `restore` carry the whole state, so a restart changes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v13.detector import kernel
+from v13.detector.dtypes import BAR, DECISION_PARAMS, EVENT, FEATURE, OFI_CVD_CONFLICT, REASONS
+from v13.detector.params import DetectorParams
+from v13.detector.sessions import SessionClock
+from v13.errors import DataError, StoreError
+
+__all__ = ["Detector", "candidates", "compute_features", "divergences", "replay"]
+
+CHUNK_BARS: Final = 262_144  # bounds the memory of feature rows in `run`
+SNAPSHOT_VERSION: Final = 1
+_STATE_ARRAYS: Final = ("_feature_state", "_windows", "_meta", "_state", "_pivots", "_ring", "_ring_px", "_counters")
+
+Records = NDArray[np.void]
+
+_NO_EVENTS: Final = np.zeros(0, EVENT)
+_NO_EVENTS.flags.writeable = False
+
+
+class Detector:
+    """Find divergences between price and order flow of one symbol, bar by bar.
+
+    Parameters
+    ----------
+    params : DetectorParams
+        Fixed for the life of the detector.
+    sessions : SessionClock, optional
+        Decides day and night; default UTC 09:00-17:00.
+
+    Notes
+    -----
+    Definitions: docs/DETECTOR.md. One detector serves one symbol; it is not thread-safe.
+    """
+
+    def __init__(self, params: DetectorParams, sessions: SessionClock | None = None) -> None:
+        self.params = params
+        self.sessions = sessions or SessionClock()
+        self._bar_ms = params.features.bar_ms
+        self._feature_params = params.features.record()
+        self._params = params.record()
+        self._trackers = np.unique(self._params["swing_L"])
+        self._one_row = np.zeros(1, FEATURE)
+        self._one_bar = np.zeros(1, BAR)
+        self._one_session = np.zeros(1, np.int64)
+        self._two_events = np.zeros(2, EVENT)
+        self._cands = np.zeros(3 * self._trackers.size, EVENT)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything seen so far."""
+        self._feature_state = _fresh_feature_state()
+        self._windows = np.zeros((kernel.N_WINDOWS, 2, self.params.features.window))
+        self._meta = np.zeros((kernel.N_WINDOWS, 2), np.int64)
+        self._state = _fresh_decision_state()
+        self._pivots = np.zeros((self._trackers.size, 2), kernel.PIVOT)
+        self._pivots["bar"] = -1
+        size = 2 * int(self._trackers.max()) + 1
+        self._ring = np.zeros(size, kernel.PIVOT)
+        self._ring_px = np.zeros(2 * size)
+        self._counters = np.zeros(len(REASONS), np.int64)
+
+    @property
+    def n_bars(self) -> int:
+        """Bars taken since `reset`."""
+        return int(self._state["n_bars"][0])
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Suppressed candidates by reason, and how often a scale was zero or fusion spoke with one voice."""
+        counts = {name: int(n) for name, n in zip(REASONS, self._counters, strict=True)}
+        counts["zero_scale"] = int(self._feature_state["n_zero_scale"][0])
+        counts["fusion_fallback"] = int(self._feature_state["n_fusion_fallback"][0])
+        return counts
+
+    def run(self, bars: Records) -> Records:
+        """Advance over a chunk of bars and return its events.
+
+        Parameters
+        ----------
+        bars : (n,) BAR
+            Ascending in `ts_ms`, continuing where the last call ended. n may be 0.
+
+        Returns
+        -------
+        (k,) EVENT, ascending in `ts_ms`
+            Divergences and conflict hints; see `divergences`.
+
+        Raises
+        ------
+        DataError
+            Wrong dtype, time not ascending, or a non-positive price. The state is untouched then.
+        """
+        self._check(bars)
+        if bars.size == 0:
+            return np.zeros(0, EVENT)
+        found = []
+        for first in range(0, bars.size, CHUNK_BARS):
+            chunk = bars[first : first + CHUNK_BARS]
+            rows = np.zeros(chunk.size, FEATURE)
+            flags = self.sessions.flags(chunk["ts_ms"] - self._bar_ms)
+            kernel.advance_features(
+                self._feature_params, self._feature_state, self._windows, self._meta, chunk, flags, rows
+            )
+            found.append(self._decide(rows))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def run_features(self, rows: Records) -> Records:
+        """Advance the decision stage alone over (n,) FEATURE rows made by `compute_features` with the same params.
+
+        A detector is driven either by bars or by feature rows for its whole life, not by both.
+        """
+        return self._decide(rows)
+
+    def update(self, bar: np.void) -> Records:
+        """Advance by one bar (a BAR record) and return its events: (0 to 2,) EVENT.
+
+        Raises
+        ------
+        DataError
+            As `run`.
+        """
+        one = self._one_bar
+        one[0] = bar
+        ts_ms = int(one["ts_ms"][0])
+        if ts_ms <= self._state["prev_ts_ms"][0] and self._state["n_bars"][0] > 0:
+            self._check(one)
+        if one["close"][0] <= 0 or one["mid"][0] <= 0:
+            self._check(one)
+        self._one_session[0] = self.sessions.flag(ts_ms - self._bar_ms)
+        n = kernel.advance(
+            self._feature_params,
+            self._feature_state,
+            self._windows,
+            self._meta,
+            self._params,
+            self._trackers,
+            self._state,
+            self._pivots,
+            self._ring,
+            self._ring_px,
+            self._counters,
+            self._cands,
+            one,
+            self._one_session,
+            self._one_row,
+            self._two_events,
+        )
+        return self._two_events[:n].copy() if n else _NO_EVENTS  # copying even nothing would take 6 us
+
+    def snapshot(self) -> bytes:
+        """Return the whole state; equal states give equal bytes."""
+        header = {"version": SNAPSHOT_VERSION, "params": self.params.fingerprint()}
+        out = io.BytesIO()
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _STATE_ARRAYS}
+        np.savez(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        return out.getvalue()
+
+    def restore(self, data: bytes) -> None:
+        """Take up the state of a `snapshot` made with the same parameters.
+
+        Raises
+        ------
+        StoreError
+            The bytes are damaged, of another version, or of other parameters. The state is untouched then.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+                header = json.loads(stored["header"].tobytes())
+                arrays = {name: stored[name] for name in _STATE_ARRAYS}
+        except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
+            raise StoreError(f"snapshot: damaged ({error!r}); start the detector fresh") from error
+        except Exception as error:  # zipfile.BadZipFile and zlib.error share no base below Exception
+            raise StoreError(f"snapshot: damaged ({error!r}); start the detector fresh") from error
+        if header != {"version": SNAPSHOT_VERSION, "params": self.params.fingerprint()}:
+            raise StoreError("snapshot: made by another version or with other parameters; start the detector fresh")
+        for name, array in arrays.items():
+            own = getattr(self, name)
+            if array.dtype != own.dtype or array.shape != own.shape:
+                raise StoreError(f"snapshot: {name} has another form; start the detector fresh")
+        for name, array in arrays.items():
+            setattr(self, name, array.copy())
+
+    def _decide(self, rows: Records) -> Records:
+        """Run the decision stage over `rows`, emptying the output buffer as often as it fills."""
+        found = []
+        out = np.zeros(max(64, rows.size // 64), EVENT)
+        start = 0
+        while start < rows.size:
+            start, n = kernel.advance_decisions(
+                self._params,
+                self._bar_ms,
+                self._trackers,
+                self._state,
+                self._pivots,
+                self._ring,
+                self._ring_px,
+                self._counters,
+                self._cands,
+                rows,
+                start,
+                out,
+                0,
+                False,
+            )
+            found.append(out[:n].copy())
+        return np.concatenate(found) if found else np.zeros(0, EVENT)
+
+    def _check(self, bars: Records) -> None:
+        last = int(self._state["prev_ts_ms"][0]) if self.n_bars else None
+        check_bars(bars, last)
+
+
+def check_bars(bars: Records, last_ts_ms: int | None = None) -> None:
+    """Refuse bars the kernel could not trust.
+
+    Raises
+    ------
+    DataError
+        Wrong dtype, time not ascending, a non-positive or infinite price, or an infinite flow.
+    """
+    if bars.dtype != BAR or bars.ndim != 1:
+        raise DataError(f"bars: expected a one-dimensional BAR array, found {bars.dtype} with shape {bars.shape}")
+    if bars.size == 0:
+        return
+    ts = bars["ts_ms"]
+    if last_ts_ms is not None and ts[0] <= last_ts_ms:
+        raise DataError(f"bars: row 0: ts_ms {ts[0]} does not follow {last_ts_ms}; was this chunk fed before?")
+    back = np.flatnonzero(np.diff(ts) <= 0)
+    if back.size:
+        i = int(back[0]) + 1
+        raise DataError(f"bars: row {i}: ts_ms {ts[i]} does not follow {ts[i - 1]}; sort the bars and drop duplicates")
+    for name in ("close", "mid"):
+        bad = np.flatnonzero((bars[name] <= 0) | np.isinf(bars[name]))
+        if bad.size:
+            raise DataError(f"bars: row {bad[0]}: {name} is {bars[name][bad[0]]}; a price must be positive and finite")
+    for name in ("delta", "ofi", "volume"):
+        bad = np.flatnonzero(np.isinf(bars[name]))
+        if bad.size:
+            raise DataError(f"bars: row {bad[0]}: {name} is infinite")
+
+
+def compute_features(params: DetectorParams, bars: Records, sessions: SessionClock | None = None) -> Records:
+    """Return the (n,) FEATURE rows of (n,) BAR from a fresh start; shared by all settings of a search.
+
+    Raises
+    ------
+    DataError
+        As `Detector.run`.
+    """
+    check_bars(bars)
+    rows = np.zeros(bars.size, FEATURE)
+    flags = (sessions or SessionClock()).flags(bars["ts_ms"] - params.features.bar_ms)
+    windows = np.zeros((kernel.N_WINDOWS, 2, params.features.window))
+    meta = np.zeros((kernel.N_WINDOWS, 2), np.int64)
+    kernel.advance_features(params.features.record(), _fresh_feature_state(), windows, meta, bars, flags, rows)
+    return rows
+
+
+def candidates(rows: Records, swing_L: int, bar_ms: int) -> Records:
+    """Return every candidate of one `swing_L` before the gates: (k,) EVENT, in order of bar.
+
+    `replay` turns them into the events of any thresholds without another pass over the bars.
+    """
+    params = np.zeros(12, DECISION_PARAMS)
+    params["swing_L"] = swing_L
+    trackers = np.array([swing_L], np.int64)
+    pivots = np.zeros((1, 2), kernel.PIVOT)
+    pivots["bar"] = -1
+    size = 2 * swing_L + 1
+    ring, ring_px = np.zeros(size, kernel.PIVOT), np.zeros(2 * size)
+    state, counters = _fresh_decision_state(), np.zeros(len(REASONS), np.int64)
+    cands = np.zeros(3, EVENT)
+    out = np.zeros(max(256, rows.size // 8), EVENT)
+    found, start = [], 0
+    while start < rows.size:
+        start, n = kernel.advance_decisions(
+            params, bar_ms, trackers, state, pivots, ring, ring_px, counters, cands, rows, start, out, 0, True
+        )
+        found.append(out[:n].copy())
+    return np.concatenate(found) if found else np.zeros(0, EVENT)
+
+
+def replay(cands: Records, params: DetectorParams) -> Records:
+    """Return the divergences a detector with `params` (one `swing_L`, that of `cands`) finds, from its candidates."""
+    out = np.zeros(cands.size, EVENT)
+    counters = np.zeros(len(REASONS), np.int64)
+    n = kernel.replay_candidates(cands, params.record(), _fresh_decision_state(), counters, out)
+    return out[:n].copy()
+
+
+def divergences(events: Records) -> Records:
+    """Return the events that have a side: all but conflict hints."""
+    kept: Records = events[events["type"] != OFI_CVD_CONFLICT]
+    return kept
+
+
+def _fresh_feature_state() -> Records:
+    state = np.zeros(1, kernel.FEATURE_STATE)
+    state["ema_ofi"] = state["ema_cvd"] = state["ema_activity"] = np.nan
+    return state
+
+
+def _fresh_decision_state() -> Records:
+    state = np.zeros(1, kernel.DECISION_STATE)
+    state["last_bull_ms"] = state["last_bear_ms"] = state["last_conflict_ms"] = kernel.NEVER_MS
+    return state
