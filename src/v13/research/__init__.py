@@ -1,1 +1,1 @@
-"""v13.research"""
+"""Research: from recordings to a sign-off bundle. Wing A of storey 4; never imported by production."""

@@ -1,0 +1,49 @@
+"""`v13 signoff`: the whole way from recordings to the sign-off bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from v13.cli.options import add_run_options, data_paths, log, project_root
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "signoff",
+        help="run the notebooks on recordings and write the sign-off bundle",
+        description="Run the notebooks on recordings and write the sign-off bundle. Exit code 0 on PASS, 4 on FAIL or INSUFFICIENT.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--reports", default="reports", help="folder the bundle goes to (default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from v13.research.signoff import sign_off
+
+    root = project_root(arguments)
+    result = sign_off(
+        data_paths(arguments, root),
+        root=root,
+        out=Path(arguments.out),
+        reports=Path(arguments.reports),
+        symbol=arguments.symbol,
+        env=arguments.env,
+        seed=arguments.seed,
+        progress=not arguments.quiet,
+        say=(lambda _: None) if arguments.quiet else log,
+    )
+    badge = "  (SIMULATED data)" if result.simulated else ""
+    for criterion in result.document["criteria"]:
+        print(f"{criterion['status']:>14}  {criterion['title']}: {criterion['detail']}")
+    print(f"\nreport:  {result.bundle / 'index.html'}")
+    print(f"verdict: {result.verdict}{badge}")
+    sys.stdout.flush()
+    return result.exit_code

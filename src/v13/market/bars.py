@@ -1,0 +1,302 @@
+"""Bars on a regular UTC grid, from messages as they come or from klines.
+
+A bar stamped `ts_ms` holds the messages with `ts_ms - bar_ms <= time < ts_ms`, and nothing later. Which rows are fit
+to be fed is not decided here, but in `v13.market.quality`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from v13.detector.dtypes import BAR
+from v13.errors import DataError
+from v13.market.bar_kernel import (
+    GRID_STATE,
+    QUOTE_ROW,
+    QUOTE_STATE,
+    TRADE_ROW,
+    TRADE_STATE,
+    advance_quotes,
+    advance_trades,
+    close_bars,
+)
+from v13.market.policy import TICK_BAR_MS, ReadPolicy
+
+__all__ = ["BarBuilder", "bars_from", "bars_from_klines", "resample"]
+
+Bars = NDArray[Any]
+_TS, _PX, _SIGN = np.int64, np.float64, np.int8
+
+
+class BarBuilder:
+    """Turn trades and quotes into bars; one message or a million at a time give the same bytes.
+
+    The two streams are independent: their messages need not be merged, each must only be in time order of itself. A
+    message for a bar already handed on is left out and counted in `n_late`. Memory does not grow with history, as
+    long as `close_until` is called.
+
+    Parameters
+    ----------
+    bar_ms : int, milliseconds, >= 1
+        Bar length; the grid counts from 1970-01-01 UTC.
+    max_gap_ms : int or None, milliseconds, >= 0
+        Empty bars go on until the last message of either stream is older than this; then the grid has a hole until
+        the next message. The first quote after a longer silence adds nothing to `ofi`. None: the default of
+        `ReadPolicy`.
+    has_trades, has_quotes : bool
+        Which streams exist. Without quotes `ofi` and `mid` are NaN in every bar.
+
+    Raises
+    ------
+    DataError
+        `bar_ms` or `max_gap_ms` is out of range, or there is no stream at all.
+    """
+
+    def __init__(self, bar_ms: int, max_gap_ms: int | None = None, *, has_trades: bool, has_quotes: bool) -> None:
+        gap_ms = ReadPolicy().gap_ms(bar_ms) if max_gap_ms is None else max_gap_ms
+        if bar_ms < 1 or gap_ms < 0:
+            raise DataError(f"bars: expected bar_ms >= 1 and max_gap_ms >= 0, found {bar_ms} and {gap_ms}")
+        if not (has_trades or has_quotes):
+            raise DataError("bars: expected trades, quotes or both, found neither")
+        self.bar_ms = bar_ms
+        self.max_gap_ms = gap_ms
+        self.has_trades = has_trades
+        self.has_quotes = has_quotes
+        self._trades = np.zeros(1, TRADE_STATE)
+        self._trades["bar_ms"] = bar_ms
+        self._quotes = np.zeros(1, QUOTE_STATE)
+        self._quotes["bar_ms"] = bar_ms
+        self._quotes["max_gap_ms"] = gap_ms
+        self._grid = np.zeros(1, GRID_STATE)
+        self._grid["bar_ms"] = bar_ms
+        self._grid["max_gap_ms"] = gap_ms
+        self._grid["has_quotes"] = int(has_quotes)
+        self._grid["close"] = np.nan
+        self._grid["mid"] = np.nan
+        self._grid["trade_ms"] = -1
+        self._grid["quote_ms"] = -1
+        self._trade_rows: list[Bars] = []
+        self._quote_rows: list[Bars] = []
+        # Room for one message, so that a live push allocates nothing.
+        self._one_ts = np.zeros(1, _TS)
+        self._one_sign = np.zeros(1, _SIGN)
+        self._one_px = np.zeros((4, 1), _PX)
+        self._one_trade_row = np.zeros(1, TRADE_ROW)
+        self._one_quote_row = np.zeros(1, QUOTE_ROW)
+
+    @property
+    def n_late(self) -> int:
+        """Messages left out because their bar had been handed on."""
+        return int(self._trades["n_late"][0] + self._quotes["n_late"][0])
+
+    def push_trades(
+        self, ts_ms: NDArray[np.int64], px: NDArray[np.float64], qty: NDArray[np.float64], sign: NDArray[np.int8]
+    ) -> None:
+        """Take trades in time order: (n,) arrays of times (ms), prices, sizes and taker sides (+1 bought, -1 sold)."""
+        self._allow("trades", self.has_trades)
+        rows = np.empty(self._most_rows(ts_ms), TRADE_ROW)
+        n = advance_trades(self._trades, ts_ms, px, qty, sign, rows)
+        if n:
+            self._trade_rows.append(rows[:n].copy())
+
+    def push_quotes(
+        self,
+        ts_ms: NDArray[np.int64],
+        bid: NDArray[np.float64],
+        bid_qty: NDArray[np.float64],
+        ask: NDArray[np.float64],
+        ask_qty: NDArray[np.float64],
+    ) -> None:
+        """Take best quotes in time order: (n,) arrays of times (ms), prices and sizes of both sides."""
+        self._allow("quotes", self.has_quotes)
+        rows = np.empty(self._most_rows(ts_ms), QUOTE_ROW)
+        n = advance_quotes(self._quotes, ts_ms, bid, bid_qty, ask, ask_qty, rows)
+        if n:
+            self._quote_rows.append(rows[:n].copy())
+
+    def push_trade(self, ts_ms: int, px: float, qty: float, sign: int) -> None:
+        """Take one trade: what `push_trades` does, without arrays."""
+        self._allow("trades", self.has_trades)
+        one = self._one_px
+        self._one_ts[0], one[0, 0], one[1, 0], self._one_sign[0] = ts_ms, px, qty, sign
+        if advance_trades(self._trades, self._one_ts, one[0], one[1], self._one_sign, self._one_trade_row):
+            self._trade_rows.append(self._one_trade_row.copy())
+
+    def push_quote(self, ts_ms: int, bid: float, bid_qty: float, ask: float, ask_qty: float) -> None:
+        """Take one quote: what `push_quotes` does, without arrays."""
+        self._allow("quotes", self.has_quotes)
+        one = self._one_px
+        self._one_ts[0], one[0, 0], one[1, 0], one[2, 0], one[3, 0] = ts_ms, bid, bid_qty, ask, ask_qty
+        if advance_quotes(self._quotes, self._one_ts, one[0], one[1], one[2], one[3], self._one_quote_row):
+            self._quote_rows.append(self._one_quote_row.copy())
+
+    def close_until(self, ts_ms: int) -> Bars:
+        """Hand on every bar that ends by `ts_ms`.
+
+        Parameters
+        ----------
+        ts_ms : int, epoch milliseconds
+            The clock: no message of a bar that ends by then is expected any more. One that comes all the same is late.
+
+        Returns
+        -------
+        (n,) BAR
+            Bars not handed on before, in time order; none before the first message.
+        """
+        until = ts_ms - ts_ms % self.bar_ms
+        trades = _ripe(self._trades, self._trade_rows, until, TRADE_ROW)
+        quotes = _ripe(self._quotes, self._quote_rows, until, QUOTE_ROW)
+        start = int(self._grid["next_ms"][0])
+        if start == 0:
+            start = min((int(rows["end_ms"][0]) for rows in (trades, quotes) if rows.size), default=until + self.bar_ms)
+        on_grid = max(0, (until - start) // self.bar_ms + 1)
+        bridged = (trades.size + quotes.size + 1) * (self.max_gap_ms // self.bar_ms + 2)
+        bars = np.empty(min(on_grid, bridged), BAR)
+        n = close_bars(self._grid, trades, quotes, until, bars)
+        return bars[:n].copy() if n < bars.size else bars
+
+    def finish(self) -> Bars:
+        """Hand on the rest, the last bar being the one that holds the last message.
+
+        It is what a live builder gives once its clock has passed that bar's end. A recording that stops within a bar
+        ends, as it began, in a bar it holds only a part of.
+        """
+        ends = [int(state["end_ms"][0]) for state in (self._trades, self._quotes)]
+        return self.close_until(max(ends))
+
+    def _most_rows(self, ts_ms: NDArray[np.int64]) -> int:
+        if ts_ms.size == 0:
+            return 0
+        return int(min(ts_ms.size, (ts_ms.max() - ts_ms.min()) // self.bar_ms + 1)) + 1
+
+    @staticmethod
+    def _allow(stream: str, exists: bool) -> None:
+        if not exists:
+            raise DataError(f"bars: {stream} pushed into a builder that was made without {stream}")
+
+
+def _ripe(state: Bars, pending: list[Bars], until_ms: int, row_dtype: np.dtype[Any]) -> Bars:
+    """Take the rows that end by `until_ms` out of `pending`, with the open bar if it does; later ones are late."""
+    if state["n"][0] > 0 and state["end_ms"][0] <= until_ms:
+        row = np.empty(1, row_dtype)
+        for name in row_dtype.names or ():
+            row[name] = state[name]
+        pending.append(row)
+        state["n"] = 0
+    state["floor_ms"] = max(int(state["floor_ms"][0]), until_ms)
+    if not pending:
+        return np.empty(0, row_dtype)
+    rows = pending[0] if len(pending) == 1 else np.concatenate(pending)
+    n = int(np.searchsorted(rows["end_ms"], until_ms, side="right"))
+    pending[:] = [rows[n:]] if n < rows.size else []
+    return rows[:n]
+
+
+def bars_from(
+    trades: pl.DataFrame | None,
+    quotes: pl.DataFrame | None,
+    *,
+    bar_ms: int = TICK_BAR_MS,
+    max_gap_ms: int | None = None,
+) -> Bars:
+    """Return the bars of whole tapes.
+
+    Parameters
+    ----------
+    trades, quotes : polars.DataFrame or None
+        Tapes after `v13.market.tape.SCHEMAS`, clean and in time order. None where the stream does not exist.
+    bar_ms, max_gap_ms : int, milliseconds
+        As in `BarBuilder`.
+
+    Returns
+    -------
+    (n,) BAR
+        Bars on the grid, with holes where both streams were silent for more than `max_gap_ms`.
+
+    Raises
+    ------
+    DataError
+        A tape is not in time order, or there is none.
+    """
+    builder = BarBuilder(bar_ms, max_gap_ms, has_trades=trades is not None, has_quotes=quotes is not None)
+    for name, tape in (("trades", trades), ("quotes", quotes)):
+        if tape is not None:
+            if not tape["ts_ms"].is_sorted():
+                raise DataError(f"bars: the {name} tape is not in time order")
+            push_tape(builder, name, tape)
+    return builder.finish()
+
+
+def push_tape(builder: BarBuilder, kind: str, tape: pl.DataFrame) -> None:
+    """Hand a trades or quotes tape to the builder."""
+    push = builder.push_trades if kind == "trades" else builder.push_quotes
+    names = ("px", "qty", "sign") if kind == "trades" else ("bid", "bid_qty", "ask", "ask_qty")
+    push(*(tape[name].to_numpy() for name in ("ts_ms", *names)))
+
+
+def bars_from_klines(klines: pl.DataFrame, bar_ms: int) -> Bars:
+    """Return klines as bars: `delta = 2 * taker_buy_volume - volume`, no quotes, missing klines missing.
+
+    Parameters
+    ----------
+    klines : polars.DataFrame
+        Tape after `v13.market.tape.SCHEMAS["klines"]`, clean and in time order.
+    bar_ms : int, milliseconds
+        Length of a kline.
+
+    Returns
+    -------
+    (n,) BAR
+        One per kline, stamped with its end. `lag_trade_ms` is 0: the exchange vouches for the whole interval.
+        `ofi` and `mid` are NaN, `lag_quote_ms` is -1.
+    """
+    bars = np.zeros(klines.height, BAR)
+    for name in ("open", "high", "low", "close", "volume", "n_trades"):
+        bars[name] = klines[name].to_numpy()
+    bars["ts_ms"] = klines["open_ts_ms"].to_numpy() + bar_ms
+    bars["delta"] = 2.0 * klines["taker_buy_volume"].to_numpy() - bars["volume"]
+    bars["mid"] = np.nan
+    bars["ofi"] = np.nan
+    bars["lag_quote_ms"] = -1
+    return bars
+
+
+def resample(bars: Bars, bar_ms: int, target_ms: int) -> Bars:
+    """Return longer bars made of whole sets of shorter ones.
+
+    Parameters
+    ----------
+    bars : (n,) BAR
+        In time order, on the grid of `bar_ms`.
+    bar_ms, target_ms : int, milliseconds
+        Length now and then; the second is a multiple of the first.
+
+    Returns
+    -------
+    (m,) BAR
+        A bar is left out if one of the bars it is made of is missing: its sums would be too small.
+
+    Raises
+    ------
+    DataError
+        `target_ms` is not a multiple of `bar_ms`.
+    """
+    n_each, rest = divmod(target_ms, bar_ms)
+    if rest or n_each < 1:
+        raise DataError(f"bars: expected a bar length that is a multiple of {bar_ms} ms, found {target_ms} ms")
+    ends = -(-bars["ts_ms"] // target_ms) * target_ms
+    first = np.flatnonzero(np.diff(ends, prepend=-1))
+    whole = np.diff(np.append(first, bars.size)) == n_each
+    first = first[whole]
+    sets = bars[first[:, None] + np.arange(n_each)]
+    out: Bars = sets[:, -1].copy()  # the close, the mid and the lags are those of the last
+    out["open"] = sets["open"][:, 0]
+    out["high"] = sets["high"].max(axis=1)
+    out["low"] = sets["low"].min(axis=1)
+    for name in ("volume", "delta", "ofi", "n_trades", "n_quotes"):
+        out[name] = sets[name].sum(axis=1)
+    return out

@@ -1,0 +1,221 @@
+"""Accuracy and rank correlation of events, and the textbook tests that take events for independent.
+
+The p-values here are naive: overlapping returns and clustered events break them (see `resampling`). They are printed
+beside the honest ones and decide nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom, norm, rankdata, t
+
+from v13.errors import DataError
+from v13.measures.labels import HIT, MISS, TIE, UNLABELLED
+
+__all__ = ["Accuracy", "accuracy", "binomial_p", "holm", "spearman", "spearman_naive_p", "wilson_interval"]
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Counts of outcomes; n_events is the sum of the other four. `accuracy` is hits / (hits + misses), or None."""
+
+    n_events: int
+    n_hits: int
+    n_misses: int
+    n_ties: int
+    n_unlabelled: int
+    accuracy: float | None
+
+    @property
+    def n_judged(self) -> int:
+        """Events that count: hits and misses."""
+        return self.n_hits + self.n_misses
+
+
+def accuracy(hit: NDArray[np.integer[Any]]) -> Accuracy:
+    """Count outcomes.
+
+    Parameters
+    ----------
+    hit : (n,) integer
+        As `labels.hits` returns: 1 hit, 0 miss, -1 tie, -2 unlabelled.
+
+    Returns
+    -------
+    Accuracy
+        Ties and unlabelled events are counted and left out of the share.
+
+    Raises
+    ------
+    DataError
+        A value is none of the four.
+    """
+    n_hits, n_misses, n_ties, n_unlabelled = (int(np.count_nonzero(hit == v)) for v in (HIT, MISS, TIE, UNLABELLED))
+    n_judged = n_hits + n_misses
+    if n_judged + n_ties + n_unlabelled != len(hit):
+        raise DataError("hit: expected only 1, 0, -1 and -2, see labels.hits")
+    return Accuracy(len(hit), n_hits, n_misses, n_ties, n_unlabelled, n_hits / n_judged if n_judged else None)
+
+
+def wilson_interval(k: int, n: int, confidence: float = 0.95, sides: Literal[1, 2] = 2) -> tuple[float, float]:
+    """Return Wilson's score interval of a share.
+
+    Parameters
+    ----------
+    k, n : int, 0 <= k <= n
+        Successes and trials.
+    confidence : float, in (0, 1)
+    sides : 1 or 2
+        2: low and high together hold with `confidence`. 1: each of them alone does.
+
+    Returns
+    -------
+    (low, high), in [0, 1]; (0, 1) when n == 0
+
+    Raises
+    ------
+    DataError
+        Counts or confidence are out of range.
+
+    Notes
+    -----
+    Wilson, JASA 22 (1927); no continuity correction. It takes trials for independent.
+    """
+    if not 0 <= k <= n:
+        raise DataError(f"k, n: expected 0 <= k <= n, found {k}, {n}")
+    if not 0 < confidence < 1:
+        raise DataError(f"confidence: expected inside (0, 1), found {confidence}")
+    if n == 0:
+        return 0.0, 1.0
+    z = float(norm.isf((1 - confidence) / sides))
+    share = k / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At k = 0 and k = n the bound is exactly 0 and 1; rounding may miss it by an ulp.
+    low = 0.0 if k == 0 else (centre - spread) / scale
+    high = 1.0 if k == n else (centre + spread) / scale
+    return low, high
+
+
+def binomial_p(k: int, n: int, p0: float = 0.5) -> float:
+    """Return the one-sided exact binomial p: the chance of k or more successes at a share of `p0`.
+
+    Parameters
+    ----------
+    k, n : int, 0 <= k <= n
+    p0 : float, in (0, 1)
+
+    Returns
+    -------
+    float, in (0, 1]; 1 when n == 0
+
+    Raises
+    ------
+    DataError
+        Counts or `p0` are out of range.
+    """
+    if not 0 <= k <= n:
+        raise DataError(f"k, n: expected 0 <= k <= n, found {k}, {n}")
+    if not 0 < p0 < 1:
+        raise DataError(f"p0: expected inside (0, 1), found {p0}")
+    return float(binom.sf(k - 1, n, p0))
+
+
+def holm(p: F64) -> F64:
+    """Return Holm's adjusted p-values of one family.
+
+    Parameters
+    ----------
+    p : (m,) float64, in [0, 1]
+        NaN where a member was not tested: it stays NaN and does not count towards the size of the family.
+
+    Returns
+    -------
+    (m,) float64, in [0, 1]
+
+    Raises
+    ------
+    DataError
+        A value is outside [0, 1].
+
+    Notes
+    -----
+    Holm, Scand. J. Statist. 6 (1979). Holds under any dependence. Leaving a member out is honest only when that was
+    decided without looking at its outcome (here: by its number of events).
+    """
+    if np.any((p < 0) | (p > 1)):
+        raise DataError("p: expected values in [0, 1] or NaN")
+    adjusted = np.full(len(p), np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps * p[order]), 1.0)
+    return adjusted
+
+
+def spearman(x: F64, y: F64) -> float:
+    """Return Spearman's rank correlation, ties by mean rank.
+
+    Parameters
+    ----------
+    x, y : (n,) float64, no NaN
+
+    Returns
+    -------
+    float, in [-1, 1]
+        NaN where it is not defined: n < 3, or one of the two is constant.
+
+    Raises
+    ------
+    DataError
+        Lengths differ or a value is NaN.
+    """
+    if len(x) != len(y):
+        raise DataError(f"x and y: expected one length, found {len(x)} and {len(y)}")
+    if np.isnan(x).any() or np.isnan(y).any():
+        raise DataError("x, y: expected no NaN; leave unlabelled events out")
+    if len(x) < 3:
+        return math.nan
+    # Mean ranks are multiples of 1/2, so these sums are exact up to 100,000 events.
+    a, b = rankdata(x) - (len(x) + 1) / 2, rankdata(y) - (len(y) + 1) / 2
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 0 else math.nan
+
+
+def spearman_naive_p(x: F64, y: F64) -> float | None:
+    """Return the one-sided p of a positive rank correlation, as if the pairs were independent.
+
+    Parameters
+    ----------
+    x, y : (n,) float64, no NaN
+
+    Returns
+    -------
+    float, in [0, 1]
+        From the t distribution with n - 2 degrees of freedom, as `scipy.stats.spearmanr(alternative="greater")`. None
+        where the correlation is not defined.
+
+    Raises
+    ------
+    DataError
+        As `spearman`.
+
+    Notes
+    -----
+    On noise with overlapping returns this rejects several times too often: never decide by it.
+    """
+    rho = spearman(x, y)
+    if math.isnan(rho):
+        return None
+    if abs(rho) >= 1:
+        return 0.0 if rho > 0 else 1.0
+    free = len(x) - 2
+    return float(t.sf(rho * math.sqrt(free / (1 - rho * rho)), free))

@@ -1,0 +1,215 @@
+"""The bundle's pages and machine-readable faces: index page, notebook pages, JUnit XML, markdown summary."""
+
+from __future__ import annotations
+
+import base64
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+from nbconvert import HTMLExporter
+from traitlets.config import Config as Traits
+
+from v13.research.notebook import strip_noise
+from v13.research.tables import moment
+
+__all__ = ["TITLES", "attention", "index_page", "junit", "markdown", "notebook_page", "summary_sentence"]
+
+TITLES: Final = {
+    "01_data_quality": "1. Data quality",
+    "02_grid_search": "2. Grid search",
+    "03_score_calibration": "3. Score calibration",
+    "04_acceptance": "4. Acceptance",
+}
+_NOT_JUDGED: Final = ("NOT RUN", "NOT APPLICABLE")
+_TEMPLATES: Final = Path(__file__).parent / "templates"
+_PAGE_STYLE: Final = """
+<style>
+body { max-width: 1080px; margin: 0 auto; padding: 16px 20px 60px; }
+.simulated-bar { background:#fff3cd; border:1px solid #e0c060; color:#6b5200; border-radius:8px; padding:8px 14px; font-weight:600; margin-bottom:12px; font-family: sans-serif; }
+.back { font-family: sans-serif; font-size: 14px; }
+.jp-OutputArea-output table, table.dataframe { font-size: 13px; }
+.jp-RenderedHTMLCommon table { margin-left: 0; }
+</style>
+"""
+
+
+def summary_sentence(signoff: dict[str, Any]) -> str:
+    """Return the verdict in one sentence."""
+    judged = [c for c in signoff["criteria"] if c["status"] not in _NOT_JUDGED]
+    by = {status: [c["title"] for c in judged if c["status"] == status] for status in ("PASS", "FAIL", "INSUFFICIENT")}
+    if signoff["verdict"] == "PASS":
+        text = f"All {len(by['PASS'])} criteria that recorded data can answer passed on data the search never saw."
+    elif signoff["verdict"] == "FAIL":
+        text = f"{len(by['FAIL'])} of {len(judged)} criteria failed: {', '.join(by['FAIL'])}."
+    else:
+        text = f"Too little to tell: {len(by['INSUFFICIENT'])} of {len(judged)} criteria lack data ({', '.join(by['INSUFFICIENT'])}); none failed."
+    if signoff["open"]:
+        text += f" {len(signoff['open'])} more are open."
+    return text
+
+
+def attention(
+    signoff: dict[str, Any], quality: dict[str, Any], acceptance: dict[str, Any], search: dict[str, Any]
+) -> list[str]:
+    """Return what a release manager should look at, worst first; never empty."""
+    lines = [
+        f"{c['title']}: {c['status']}. {c['detail']}"
+        for c in signoff["criteria"]
+        if c["status"] in ("FAIL", "INSUFFICIENT")
+    ]
+    if search["chosen"] is None:
+        lines.append(f"No setting was chosen ({search['reason']}); the configured parameters were judged instead.")
+    folds = [f for f in search["walk_forward"] if f["setting"] is not None and sum(f["n"])]
+    if folds:
+        n, hits = sum(sum(f["n"]) for f in folds), sum(sum(f["hits"]) for f in folds)
+        lines.append(
+            f"Walk-forward inside the search part, the selection rule was right {hits / n:.1%} of the time ({len(folds)} folds)."
+        )
+    for row in acceptance["horizons"]:
+        p, naive = row["p"], row["p_naive"]
+        if p is not None and naive is not None and naive < 0.05 <= p:
+            lines.append(
+                f"At {row['horizon_bars']} bars a naive test would call the accuracy significant (p {naive:.4f}); the honest one does not (p {p:.3f})."
+            )
+        held = row["calibration"]
+        if held["brier"] is not None and held["brier"] >= held["brier_constant"]:
+            lines.append(
+                f"At {row['horizon_bars']} bars the calibrated probability is no better than a constant on the holdout "
+                f"(Brier {held['brier']:.4f} against {held['brier_constant']:.4f})."
+            )
+        if row["accuracy"]["n_ties"]:
+            lines.append(
+                f"At {row['horizon_bars']} bars {row['accuracy']['n_ties']} event(s) ended on an unchanged price; they count neither way."
+            )
+    for symbol, r in quality["recordings"].items():
+        if not r["has_quotes"]:
+            lines.append(f"{symbol}: no quotes, so the OFI channel is absent.")
+        if not r["has_trades"]:
+            lines.append(f"{symbol}: no trades, so the CVD channel is absent.")
+        if r["n_bad_rows"]:
+            lines.append(
+                f"{symbol}: {r['n_bad_rows']:,} bad rows in {r['n_rows']:,}; notebook 1 says what was done with them."
+            )
+        if r["n_gaps"]:
+            lines.append(
+                f"{symbol}: {r['n_gaps']} gap(s), the longest {r['longest_gap_ms'] / 1000:,.0f} s; no swing bridges a gap."
+            )
+    if not any(c["status"] in ("FAIL", "INSUFFICIENT") for c in signoff["criteria"]):
+        lines.insert(
+            0,
+            "Nothing failed. Before a deploy, read the acceptance notebook's bucket table and the calibration on the holdout.",
+        )
+    return lines
+
+
+def index_page(name: str, signoff: dict[str, Any], figure: bytes, notebooks: Sequence[str]) -> str:
+    """Return the self-contained page a release manager reads in a minute."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("index.html.j2").render(
+        s=signoff,
+        name=name,
+        summary=summary_sentence(signoff),
+        judged=[c for c in signoff["criteria"] if c["status"] not in _NOT_JUDGED],
+        not_judged=[c for c in signoff["criteria"] if c["status"] in _NOT_JUDGED],
+        figure=base64.b64encode(figure).decode(),
+        notebooks=[(f"{n}.html", TITLES[n]) for n in notebooks],
+        number=_number,
+        pair=lambda ends, unit: "" if ends is None else f"{_number(ends[0], unit)} to {_number(ends[1], unit)}",
+        needed=_needed,
+        small=lambda p: "" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}"),
+        moment=moment,
+    )
+
+
+def notebook_page(executed: Path, title: str, simulated: bool) -> str:
+    """Return an executed notebook as one self-contained page that loads nothing from anywhere."""
+    traits = Traits()
+    exporter = HTMLExporter(
+        config=traits, template_name="lab", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True
+    )
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    exporter.jquery_url = ""
+    exporter.mermaid_js_url = ""
+    page, _ = exporter.from_notebook_node(strip_noise(executed), resources={"metadata": {"name": f"v13: {title}"}})
+    bar = '<div class="simulated-bar">SIMULATED data: says nothing about a real market.</div>' if simulated else ""
+    head = f'{_PAGE_STYLE}<p class="back"><a href="index.html">&larr; sign-off</a></p>{bar}'
+    start = page.index(">", page.index("<body")) + 1
+    return str(page[:start] + head + page[start:])
+
+
+def junit(name: str, signoff: dict[str, Any]) -> str:
+    """Return one JUnit test case a criterion: FAIL is a failure, INSUFFICIENT an error, the rest are skipped."""
+    statuses = [c["status"] for c in signoff["criteria"]]
+    suite = ET.Element(
+        "testsuite",
+        name=f"v13 sign-off {name}",
+        tests=str(len(statuses)),
+        failures=str(statuses.count("FAIL")),
+        errors=str(statuses.count("INSUFFICIENT")),
+        skipped=str(sum(s in _NOT_JUDGED for s in statuses)),
+    )
+    for c in signoff["criteria"]:
+        case = ET.SubElement(suite, "testcase", classname="v13.signoff", name=c["title"])
+        if c["status"] == "FAIL":
+            ET.SubElement(case, "failure", message=c["detail"]).text = c["detail"]
+        elif c["status"] == "INSUFFICIENT":
+            ET.SubElement(case, "error", message=f"INSUFFICIENT: {c['detail']}").text = c["detail"]
+        elif c["status"] in _NOT_JUDGED:
+            ET.SubElement(case, "skipped", message=f"{c['status']}: {c['detail']}")
+        else:
+            ET.SubElement(case, "system-out").text = c["detail"]
+    ET.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
+
+
+def markdown(name: str, signoff: dict[str, Any]) -> str:
+    """Return the verdict and the criteria as markdown, for a pipeline's job summary."""
+    badge = " (SIMULATED data)" if signoff["simulated"] else ""
+    lines = [
+        f"## v13 sign-off: {signoff['verdict']}{badge}",
+        "",
+        summary_sentence(signoff),
+        "",
+        f"Run `{name}`, key `{signoff['key'][:16]}`.",
+        "",
+    ]
+    lines += ["| criterion | status | estimate | 95 % interval | needed | p | n |", "|---|---|---|---|---|---|---|"]
+    for c in signoff["criteria"]:
+        ends = (
+            ""
+            if c["interval"] is None
+            else f"{_number(c['interval'][0], c['unit'])} to {_number(c['interval'][1], c['unit'])}"
+        )
+        p = "" if c["p"] is None else f"{c['p']:.4f}"
+        n = "" if c["n"] is None else str(c["n"])
+        lines.append(
+            f"| {c['title']} | **{c['status']}** | {_number(c['estimate'], c['unit'])} | {ends} | {_needed(c)} | {p} | {n} |"
+        )
+    lines += ["", "**What to look at**", ""] + [f"- {line}" for line in signoff["attention"]] + [""]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{text} {unit}".rstrip()
+
+
+def _needed(c: dict[str, Any]) -> str:
+    limit = c["threshold"]
+    if limit is None:
+        return ""
+    if isinstance(limit, (list, tuple)):
+        return f"{limit[0]:g} to {limit[1]:g} {c['unit']}".rstrip()
+    if c["status"] == "NOT RUN":
+        word = "below"
+    else:
+        word = "at least" if c["key"].startswith(("accuracy", "bucket")) else "above"
+    return f"{word} {limit:g} {c['unit']}".rstrip()

@@ -1,0 +1,186 @@
+"""A run: recordings, config, seed and folders, opened once and handed to every stage.
+
+Bars and the quality report are kept in the run's folder under a key made of the input hashes and the reading policy, so
+that the notebooks after the first do not read the recordings again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import v13
+from v13 import config as configs
+from v13 import market
+from v13.config import Config
+from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
+from v13.errors import ConfigError
+from v13.research.cut import Cut, Records, make_cut
+from v13.research.trials import SymbolPart
+
+__all__ = ["Run", "detector_params", "open_run", "read_policy"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a stage needs; stages read it and write into `out`."""
+
+    recordings: Mapping[str, market.Recording]
+    config: Config
+    config_origin: Mapping[str, str]
+    config_files: tuple[Path, ...]
+    out: Path
+    root: Path
+    seed: int
+    key: str
+    cut: Cut
+    params: DetectorParams
+
+    @property
+    def bars(self) -> dict[str, Records]:
+        """Bars by symbol."""
+        return {symbol: recording.bars for symbol, recording in self.recordings.items()}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any recording came out of the simulator."""
+        return any(r.simulated for r in self.recordings.values())
+
+    @property
+    def has_quotes(self) -> bool:
+        """Whether order-flow imbalance can be seen at all."""
+        return any(r.has_quotes for r in self.recordings.values())
+
+    @property
+    def has_trades(self) -> bool:
+        """Whether volume delta can be seen at all."""
+        return any(r.has_trades for r in self.recordings.values())
+
+    @property
+    def sessions(self) -> SessionClock:
+        """The clock that tells day from night."""
+        s = self.config.sessions
+        return SessionClock(s.timezone, s.day_start, s.day_end)
+
+    @property
+    def band(self) -> tuple[float, float] | None:
+        """Events an hour a setting must lie in; None where bars are not of the production length."""
+        if self.cut.bar_ms != self.config.acceptance.production_bar_ms:
+            return None
+        low, high = self.config.acceptance.events_per_hour
+        return (low, high)
+
+    def search_parts(self) -> list[SymbolPart]:
+        """Return what the search may see."""
+        return [SymbolPart(symbol, self.cut.search_bars(bars)) for symbol, bars in self.bars.items()]
+
+    def holdout_parts(self) -> list[SymbolPart]:
+        """Return purge gap and holdout of each symbol."""
+        return [SymbolPart(symbol, self.cut.holdout_bars(bars)) for symbol, bars in self.bars.items()]
+
+
+def open_run(
+    data: Sequence[str | Path],
+    *,
+    root: Path,
+    out: Path,
+    symbol: str | None = None,
+    env: str | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Run:
+    """Load config and recordings and cut the record.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As the loaders; also when the recordings have different bar lengths.
+    """
+    loaded = configs.load(root, env, environ=os.environ, overrides=overrides or {})
+    config = loaded.config
+    used_seed = config.run.seed if seed is None else seed
+    recordings = market.load([Path(p) for p in data], symbol=symbol, policy=read_policy(config))
+    lengths = {r.bar_ms for r in recordings.values()}
+    if len(lengths) != 1:
+        shown = ", ".join(f"{s} {r.bar_ms} ms" for s, r in recordings.items())
+        raise ConfigError(f"market.bar_ms: the recordings have different bar lengths ({shown}); set one for all")
+    params = detector_params(config, lengths.pop())
+    cut = make_cut(
+        {s: r.bars for s, r in recordings.items()},
+        params.features.bar_ms,
+        config.search.search_share,
+        purge_bars(config, params),
+    )
+    sources = {s: sorted((x.kind, x.sha256) for x in r.sources) for s, r in recordings.items()}
+    key = _key(
+        {"sources": sources, "config": configs.fingerprint(config), "seed": used_seed, "version": v13.__version__}
+    )
+    return Run(recordings, config, loaded.origin, tuple(loaded.files), out, root, used_seed, key, cut, params)
+
+
+def detector_params(config: Config, bar_ms: int) -> DetectorParams:
+    """Return the configured detector for a bar length."""
+    f, d = config.features, config.detector
+    features = FeatureParams(
+        bar_ms=bar_ms,
+        window=f.window,
+        ema_k=f.ema_k,
+        mode=f.mode,
+        z_clip=f.z_clip,
+        scale_floor=f.scale_floor,
+        w_ofi=f.w_ofi,
+        w_cvd=f.w_cvd,
+        max_lag_ms=f.max_lag_ms or 0,
+        activity_k=f.activity_k,
+        active_quantile=f.active_quantile,
+        min_volume_ratio=f.min_volume_ratio,
+    )
+    decision = DecisionParams(
+        swing_L=d.swing_L,
+        z_hi=d.z_hi,
+        z_mid=d.z_mid,
+        min_separation=d.min_separation,
+        cooldown_ms=round(d.cooldown_s * 1000),
+        min_score=d.min_score,
+        min_vol_ok=d.min_vol_ok,
+        min_swing_bps=d.min_swing_bps,
+    )
+    return DetectorParams(features, decision)
+
+
+def purge_bars(config: Config, params: DetectorParams) -> int:
+    """Return the length of the gap between search and holdout.
+
+    Raises
+    ------
+    ConfigError
+        The configured gap is shorter than what the detector and the labels can reach across.
+    """
+    longest_swing = max([params.decision.swing_L, *map(int, config.search.grid.get("swing_L", []))])
+    needed = longest_swing + max(config.search.horizons_bars) + params.features.memory_bars
+    configured = config.search.purge_bars
+    if configured is None:
+        return needed
+    if configured < needed:
+        raise ConfigError(
+            f"search.purge_bars: expected at least {needed} (swing {longest_swing} + horizon "
+            f"{max(config.search.horizons_bars)} + feature memory {params.features.memory_bars}), found {configured}"
+        )
+    return configured
+
+
+def read_policy(config: Config) -> market.ReadPolicy:
+    """Return the reading policy of a config."""
+    m = config.market
+    return market.ReadPolicy(
+        bar_ms=m.bar_ms, max_gap_ms=m.max_gap_ms, quality=market.QualityPolicy(**m.quality.model_dump())
+    )
+
+
+def _key(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

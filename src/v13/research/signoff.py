@@ -1,0 +1,200 @@
+"""The sign-off: run the notebooks on a record, collect the evidence, and put the whole bundle in place at once.
+
+Everything is built in hidden folders beside the final ones and renamed when it is complete: an error, a full disk or Ctrl-C
+leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import v13
+from v13 import measures, store
+from v13.errors import EXIT_GATE, EXIT_OK
+from v13.research import figures, report
+from v13.research.defects import gap_list, n_bad_rows, source_rows
+from v13.research.notebook import NOTEBOOKS, execute
+from v13.research.run import Run, open_run
+from v13.research.stages import CALIBRATION_FILE, SCHEMAS
+
+__all__ = ["SignOff", "sign_off"]
+
+ARTIFACTS = (
+    "best_global.yaml",
+    "best_by_bucket.yaml",
+    "summary.csv",
+    "trials.parquet",
+    "tuning_report.json",
+    "monotonicity_report.json",
+    CALIBRATION_FILE,
+    "data_quality.json",
+    "acceptance.json",
+)
+
+
+@dataclass(frozen=True)
+class SignOff:
+    """Where the bundle is and what it says."""
+
+    name: str
+    bundle: Path
+    out: Path
+    verdict: str
+    simulated: bool
+    document: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """0 on PASS, 4 otherwise: the run is complete and true, and the gate is not met."""
+        return EXIT_OK if self.verdict == measures.Status.PASS.value else EXIT_GATE
+
+
+def sign_off(
+    data: Sequence[str | Path],
+    *,
+    root: Path,
+    out: Path,
+    reports: Path,
+    symbol: str | None = None,
+    env: str | None = None,
+    seed: int | None = None,
+    notebooks: Path | None = None,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> SignOff:
+    """Run all notebooks on `data` and write the bundle.
+
+    Parameters
+    ----------
+    data : paths of recordings
+    root : Path
+        Folder that holds config/; the calibration map goes to its config/calibration/.
+    out : Path
+        Folder of the guide's artifacts (runs/real_test); replaced whole.
+    reports : Path
+        The bundle goes to `reports/<symbols>-<key>`; a rerun of the same inputs replaces it with the same bytes.
+        `reports/latest` is made to point at it.
+    notebooks : Path, optional
+        Default: root/notebooks.
+
+    Raises
+    ------
+    ConfigError, DataError, StoreError
+        Nothing of the old outputs is touched then.
+    """
+    folder = notebooks or root / "notebooks"
+    run = open_run(data, root=root, out=out, symbol=symbol, env=env, seed=seed)
+    name = f"{'-'.join(run.recordings)[:60]}-{run.key[:8]}"
+    if run.simulated:
+        name = f"SIMULATED-{name}"
+    parameters = {
+        "data": [str(Path(p).resolve()) for p in data],
+        "symbol": symbol,
+        "root": str(root.resolve()),
+        "env": env,
+        "seed": run.seed,
+    }
+    with store.staged_dir(out) as work, store.staged_dir(reports / name) as bundle:
+        executed = bundle / "notebooks"
+        executed.mkdir()
+        for notebook in NOTEBOOKS:
+            say(report.TITLES[notebook])
+            execute(
+                notebook,
+                folder,
+                executed / f"{notebook}.ipynb",
+                parameters | {"out": str(work.resolve())},
+                progress=progress,
+            )
+            page = report.notebook_page(executed / f"{notebook}.ipynb", report.TITLES[notebook], run.simulated)
+            store.write_text(bundle / f"{notebook}.html", page)
+        document = _write_bundle(run, name, work, bundle)
+        store.write_json(bundle / "manifest.json", _manifest(run, data, bundle, document))
+    store.copy(out / CALIBRATION_FILE, root / "config" / "calibration" / CALIBRATION_FILE)
+    store.point(reports / "latest", reports / name)
+    return SignOff(name, reports / name, out, document["verdict"], run.simulated, document)
+
+
+def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, Any]:
+    """Write everything of the bundle but the notebooks and the manifest; return signoff.json."""
+    names = [*ARTIFACTS, *(f"score_monotonicity_{h}.png" for h in run.config.search.horizons_bars)]
+    for artifact in names:
+        store.copy(work / artifact, bundle / "artifacts" / artifact)
+    quality = store.read_json(work / "data_quality.json")
+    acceptance = store.read_json(work / "acceptance.json")
+    search = store.read_json(work / "tuning_report.json")
+    verdict = measures.Verdict.from_dict(acceptance["verdict"])
+    document: dict[str, Any] = {
+        "version": 1,
+        "v13_version": v13.__version__,
+        "key": run.key,
+        "simulated": run.simulated,
+        "verdict": verdict.overall.value,
+        "criteria": acceptance["verdict"]["criteria"],
+        "open": acceptance["verdict"]["open"],
+        "data": [_data_row(run, symbol) for symbol in run.recordings],
+        "cut": search["cut"],
+        "parameters": search["parameters"],
+        "parameters_fingerprint": search["parameters_fingerprint"],
+        "search": {
+            "n_settings": search["n_settings"],
+            "n_trials": search["n_trials"],
+            "chosen": search["chosen"],
+            "sentence": "Chosen by plateau on the search part."
+            if search["chosen"]
+            else f"Nothing was chosen ({search['reason']}): these are the configured ones.",
+        },
+        "attention": [],
+        "artifacts": {artifact: store.sha256_file(bundle / "artifacts" / artifact) for artifact in names},
+    }
+    document["attention"] = report.attention(document, quality, acceptance, search)
+    store.validate(document, SCHEMAS / "signoff.schema.json")
+    store.write_json(bundle / "signoff.json", document)
+    picture = figures.png(figures.criteria_figure(verdict, run.simulated))
+    store.write_text(bundle / "index.html", report.index_page(name, document, picture, NOTEBOOKS))
+    store.write_text(bundle / "signoff.junit.xml", report.junit(name, document))
+    store.write_text(bundle / "summary.md", report.markdown(name, document))
+    return document
+
+
+def _data_row(run: Run, symbol: str) -> dict[str, Any]:
+    r = run.recordings[symbol]
+    return {
+        "symbol": symbol,
+        "market": r.market,
+        "simulated": r.simulated,
+        "clock": r.clock,
+        "bar_ms": r.bar_ms,
+        "n_bars": len(r.bars),
+        "from_ms": int(r.bars["ts_ms"][0]) - r.bar_ms,
+        "to_ms": int(r.bars["ts_ms"][-1]),
+        "has_trades": r.has_trades,
+        "has_quotes": r.has_quotes,
+        "n_gaps": len(gap_list(r)),
+        "n_bad_rows": n_bad_rows(r),
+        "sources": source_rows(r),
+    }
+
+
+def _manifest(run: Run, data: Sequence[str | Path], bundle: Path, document: dict[str, Any]) -> dict[str, Any]:
+    inputs = {s.path: Path(s.path) for r in run.recordings.values() for s in r.sources}
+    inputs |= {f"config: {p.name}": p for p in run.config_files}
+    outputs = {str(p.relative_to(bundle)): p for p in sorted(bundle.rglob("*")) if p.is_file()}
+    return store.manifest.build(
+        inputs,
+        outputs,
+        parameters=document["parameters"],
+        seed=run.seed,
+        extra={
+            "key": run.key,
+            "verdict": document["verdict"],
+            "simulated": run.simulated,
+            "config_origin": dict(run.config_origin),
+            "command": sys.argv,
+            "data": [str(p) for p in data],
+        },
+    )

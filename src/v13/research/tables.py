@@ -1,0 +1,306 @@
+"""Tables of the notebooks: results as pandas frames, numbers rounded for the eye. Artifacts carry the full precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from v13 import measures
+from v13.detector.params import bucket_name
+from v13.research.acceptance import HoldoutResult
+from v13.research.calibration import HorizonFit
+from v13.research.defects import defect_rows
+from v13.research.run import Run
+from v13.research.search import SearchResult
+from v13.research.stages import CalibrationResult
+
+__all__ = [
+    "buckets",
+    "calibration",
+    "criteria",
+    "cut",
+    "deciles",
+    "defects",
+    "held_out_calibration",
+    "horizons",
+    "monotonicity",
+    "overrides",
+    "recordings",
+    "top_settings",
+    "walk_forward",
+]
+
+
+def recordings(run: Run) -> pd.DataFrame:
+    """What was read, one row a symbol."""
+    rows = []
+    for symbol, r in run.recordings.items():
+        rows.append(
+            {
+                "symbol": symbol,
+                "market": r.market,
+                "simulated": r.simulated,
+                "clock": r.clock,
+                "bar": f"{r.bar_ms / 1000:g} s",
+                "bars": len(r.bars),
+                "from": moment(int(r.bars["ts_ms"][0]) - r.bar_ms) if len(r.bars) else "",
+                "to": moment(int(r.bars["ts_ms"][-1])) if len(r.bars) else "",
+                "trades": r.has_trades,
+                "quotes": r.has_quotes,
+                "files": len(r.sources),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def cut(run: Run) -> pd.DataFrame:
+    """Where the record is cut, and how many recorded hours lie in each part."""
+    c = run.cut
+    parts = [
+        ("search", c.start_ms, c.search_end_ms),
+        ("purge gap", c.search_end_ms, c.holdout_start_ms),
+        ("holdout", c.holdout_start_ms, c.end_ms),
+    ]
+    rows = []
+    for name, first, last in parts:
+        n = sum(int(((b["ts_ms"] > first) & (b["ts_ms"] <= last)).sum()) for b in run.bars.values())
+        rows.append(
+            {
+                "part": name,
+                "from": moment(first),
+                "to": moment(last),
+                "bars, all symbols": n,
+                "symbol hours": round(n * c.bar_ms / 3.6e6, 2),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def top_settings(result: SearchResult, n: int = 10) -> pd.DataFrame:
+    """The settings with the highest plateaus."""
+    choice = result.choice
+    order = sorted(
+        (s.number for s in result.settings),
+        key=lambda s: (not choice.eligible[s], -_or(float(choice.plateau[s]), -1.0), -choice.objective[s], s),
+    )[:n]
+    rows = []
+    for s in order:
+        totals, hits = result.counts.n_all[s].sum(axis=0), result.counts.hits_all[s].sum(axis=0)
+        row: dict[str, Any] = {"setting": s, **result.settings[s].values}
+        for h, horizon in enumerate(result.outcomes[s].horizons):
+            row[f"n@{horizon}"] = int(totals[h])
+            row[f"acc@{horizon}"] = _share(hits[h], totals[h])
+        row |= {
+            "events/h": round(float(result.counts.events_per_hour[s]), 2),
+            "objective": round(float(choice.objective[s]), 4),
+            "plateau": _round(choice.plateau[s], 4),
+            "eligible": bool(choice.eligible[s]),
+            "chosen": s == choice.setting,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def walk_forward(result: SearchResult) -> pd.DataFrame:
+    """The selection rule on unseen time: chosen on the blocks before, judged on the next."""
+    rows = []
+    for fold in result.folds:
+        row: dict[str, Any] = {"fold": fold.fold, "setting": "none eligible" if fold.setting is None else fold.setting}
+        for h, horizon in enumerate(result.outcomes[0].horizons):
+            row[f"n@{horizon}"] = fold.n[h]
+            row[f"acc@{horizon}"] = _share(fold.hits[h], fold.n[h])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def overrides(result: SearchResult) -> pd.DataFrame:
+    """Each bucket: whether a setting of its own was exported, and why (not)."""
+    return pd.DataFrame(
+        [
+            {
+                "bucket": bucket_name(t.bucket),
+                "own setting": t.setting if t.setting is not None else "",
+                "acc own": _round(t.accuracy_own, 3),
+                "acc global": _round(t.accuracy_global, 3),
+                "n own": t.n_own,
+                "exported": t.exported,
+                "why": t.reason,
+            }
+            for t in result.override_tests
+        ]
+    )
+
+
+def calibration(fits: list[HorizonFit]) -> pd.DataFrame:
+    """Each horizon's fit and its out-of-fold quality."""
+    rows = []
+    for f in fits:
+        q = f.out_of_fold
+        rows.append(
+            {
+                "horizon": f.horizon_bars,
+                "method": f.method,
+                "events": f.n,
+                "Brier": _round(q.brier, 5),
+                "Brier of a constant": _round(q.brier_constant, 5),
+                "beats a constant": "" if q.brier is None or q.brier_constant is None else q.brier < q.brier_constant,
+                "reliability error": _round(q.error, 4),
+                "95 % interval": interval(q.error_interval, 4),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def deciles(rows: tuple[dict[str, Any], ...]) -> pd.DataFrame:
+    """A decile table; returns in basis points."""
+    shown = []
+    for d in rows:
+        shown.append(
+            {
+                "n": d["n"],
+                "score": f"{d['score_low']:.1f}-{d['score_high']:.1f}",
+                "hits": _round(d["hit_share"], 3),
+                "95 %": interval((d["hit_low"], d["hit_high"]), 3),
+                "mean return, bp": _round(1e4 * d["return_mean"], 3),
+                "95 % ": ""
+                if d["return_low"] is None
+                else interval((1e4 * d["return_low"], 1e4 * d["return_high"]), 2),
+            }
+        )
+    return pd.DataFrame(shown)
+
+
+def monotonicity(result: CalibrationResult) -> pd.DataFrame:
+    """Rank correlation of score and signed return on the search part."""
+    return pd.DataFrame(
+        [
+            {
+                "horizon": m.horizon_bars,
+                "n": m.n,
+                "rho": _round(m.rho, 4),
+                "p (shifts)": _round(m.p, 4),
+                "p (naive)": _round(m.p_naive, 4),
+            }
+            for m in result.monotonicity
+        ]
+    )
+
+
+def held_out_calibration(result: HoldoutResult) -> pd.DataFrame:
+    """The fitted probabilities on the holdout against a constant known beforehand."""
+    return pd.DataFrame(
+        [
+            {
+                "horizon": r.horizon_bars,
+                "events": r.calibration.n,
+                "Brier": _round(r.calibration.brier, 5),
+                "Brier of a constant": _round(r.calibration.brier_constant, 5),
+                "reliability error": _round(r.calibration.error, 4),
+                "95 % interval": interval(r.calibration.error_interval, 4),
+            }
+            for r in result.horizons
+        ]
+    )
+
+
+def horizons(result: HoldoutResult) -> pd.DataFrame:
+    """The holdout, one row a horizon: honest p and naive p side by side."""
+    rows = []
+    for r in result.horizons:
+        a = r.accuracy
+        rows.append(
+            {
+                "horizon": r.horizon_bars,
+                "events": a.n_events,
+                "hits": a.n_hits,
+                "misses": a.n_misses,
+                "ties": a.n_ties,
+                "unlabelled": a.n_unlabelled,
+                "accuracy": _round(a.accuracy, 4),
+                "95 %": interval(r.accuracy_interval, 3),
+                "p (shifts)": _round(r.p, 4),
+                "p (naive)": _round(r.p_naive, 4),
+                "rho": _round(r.rho, 3),
+                "rho 95 %": interval(r.rho_interval, 3),
+                "rho p (shifts)": _round(r.rho_p, 4),
+                "rho p (naive)": _round(r.rho_p_naive, 4),
+                "mean return, bp": _round(None if r.mean_return is None else 1e4 * r.mean_return, 3),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def buckets(result: HoldoutResult) -> pd.DataFrame:
+    """Every bucket at every horizon, with its p before and after Holm."""
+    return pd.DataFrame(
+        [
+            {
+                "bucket": b.bucket,
+                "horizon": b.horizon_bars,
+                "n": b.accuracy.n_hits + b.accuracy.n_misses,
+                "accuracy": _round(b.accuracy.accuracy, 3),
+                "p (shifts)": _round(b.p, 4),
+                "p corrected": _round(b.p_corrected, 4),
+            }
+            for b in result.buckets
+        ]
+    )
+
+
+def criteria(verdict: measures.Verdict) -> pd.DataFrame:
+    """Every criterion with its evidence."""
+    return pd.DataFrame(
+        [
+            {
+                "criterion": c.title,
+                "status": c.status.value,
+                "estimate": _round(c.estimate, 4),
+                "95 % interval": interval(c.interval, 3),
+                "threshold": limit(c.threshold),
+                "p": _round(c.p, 4),
+                "n": "" if c.n is None else c.n,
+                "in words": c.detail,
+            }
+            for c in verdict.criteria
+        ]
+    )
+
+
+def defects(run: Run) -> pd.DataFrame:
+    """Defects found in the recordings, with what was done; rows without a finding are left out."""
+    rows: list[dict[str, Any]] = []
+    for symbol, r in run.recordings.items():
+        rows.extend({"symbol": symbol, **entry} for entry in defect_rows(r))
+    return pd.DataFrame(rows)
+
+
+def moment(ts_ms: int) -> str:
+    """Return a UTC time for the eye."""
+    return str(pd.Timestamp(ts_ms, unit="ms").strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def interval(ends: tuple[float, float] | None, digits: int) -> str:
+    """Return "low to high"."""
+    return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+
+def limit(threshold: Any) -> str:
+    """Return a threshold for the eye."""
+    if threshold is None:
+        return ""
+    if isinstance(threshold, tuple):
+        return f"{threshold[0]:g} to {threshold[1]:g}"
+    return f"{threshold:g}"
+
+
+def _share(hits: float, n: float) -> float | str:
+    return round(float(hits / n), 4) if n else ""
+
+
+def _round(value: float | None, digits: int) -> float | str:
+    return "" if value is None or value != value else round(float(value), digits)
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if value != value else float(value)

@@ -1,0 +1,217 @@
+"""Trials: every setting of the grid, its events on the search part, and their outcomes.
+
+Features are computed once for each distinct set of feature parameters, candidates once for each swing_L, and the
+gates are replayed over the candidates for each setting (exactly what `Detector` does, see `detector.replay`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v13 import measures
+from v13.detector import (
+    DecisionParams,
+    Detector,
+    DetectorParams,
+    FeatureParams,
+    SessionClock,
+    candidates,
+    compute_features,
+    divergences,
+    replay,
+)
+from v13.detector.dtypes import N_BUCKETS
+from v13.errors import ConfigError
+from v13.research.cut import Records
+
+__all__ = ["Outcomes", "Setting", "SymbolPart", "bucket_of", "evaluate", "expand_grid", "find_events", "run_trials"]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+_DECISION_KEYS = {f.name for f in fields(DecisionParams)}
+_FEATURE_KEYS = {f.name for f in fields(FeatureParams)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the grid; `coords` are its positions along the grid's axes."""
+
+    number: int
+    params: DetectorParams
+    coords: tuple[int, ...]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SymbolPart:
+    """One symbol's bars of one part of the record."""
+
+    symbol: str
+    bars: Records
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Divergences of one parameter set on one part, all symbols pooled, with their labels.
+
+    events (k,) EVENT; symbol (k,) int64, index into the parts; returns (k, H) float64, forward log returns, NaN
+    where unlabelled; hits (k, H) int8, see `measures.hits`; panels holds for each horizon one `measures.Panel` a symbol.
+    """
+
+    events: Records
+    symbol: I8
+    returns: F8
+    hits: NDArray[np.int8]
+    panels: tuple[tuple[measures.Panel, ...], ...]
+    horizons: tuple[int, ...]
+
+    def select(self, mask: NDArray[np.bool_]) -> Outcomes:
+        """Return the outcomes of the events under a (k,) mask."""
+        panels = []
+        for of_horizon in self.panels:
+            kept, first = [], 0
+            for panel in of_horizon:
+                last = first + len(panel.index)
+                inside = mask[first:last]
+                kept.append(
+                    replace(panel, index=panel.index[inside], side=panel.side[inside], score=panel.score[inside])
+                )
+                first = last
+            panels.append(tuple(kept))
+        return Outcomes(
+            self.events[mask], self.symbol[mask], self.returns[mask], self.hits[mask], tuple(panels), self.horizons
+        )
+
+    def signed_returns(self, h: int) -> F8:
+        """Return (k,) returns at the h-th horizon in the direction of the event."""
+        signed: F8 = self.returns[:, h] * self.events["side"]
+        return signed
+
+
+def expand_grid(base: DetectorParams, grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """Return the settings of a grid over decision and feature parameters; points with z_mid > z_hi are left out.
+
+    Raises
+    ------
+    ConfigError
+        A key is not a parameter, or no valid point is left.
+    """
+    unknown = [k for k in grid if k not in _DECISION_KEYS | _FEATURE_KEYS]
+    if unknown:
+        raise ConfigError(f"search.grid: {', '.join(unknown)}: not a detector parameter")
+    settings: list[Setting] = []
+    for coords in itertools.product(*(range(len(axis)) for axis in grid.values())):
+        values = {key: axis[at] for (key, axis), at in zip(grid.items(), coords, strict=True)}
+        if values.get("z_mid", base.decision.z_mid) > values.get("z_hi", base.decision.z_hi):
+            continue
+        decision = replace(base.decision, **{k: v for k, v in values.items() if k in _DECISION_KEYS})
+        features = replace(base.features, **{k: v for k, v in values.items() if k in _FEATURE_KEYS})
+        params = DetectorParams(features, decision)
+        settings.append(Setting(len(settings), params, coords, values))
+    if not settings:
+        raise ConfigError("search.grid: no point has z_mid <= z_hi")
+    return settings
+
+
+def find_events(params: DetectorParams, sessions: SessionClock, part: SymbolPart) -> tuple[Records, Records]:
+    """Return (events, feature rows) of a detector run over one part from a fresh start."""
+    rows = compute_features(params, part.bars, sessions)
+    return divergences(Detector(params, sessions).run_features(rows)), rows
+
+
+def evaluate(
+    events: Sequence[Records],
+    rows: Sequence[Records],
+    horizons: tuple[int, ...],
+    bar_ms: int,
+    cost_bps: float,
+    after_ms: int | None = None,
+) -> Outcomes:
+    """Label the events of each symbol.
+
+    Parameters
+    ----------
+    events, rows : one array a symbol
+        EVENT whose `bar` counts the FEATURE rows beside it.
+    after_ms : int, optional
+        Only events known after this time count; positions before it stay outside the null as well.
+    """
+    if after_ms is None:
+        starts = [0] * len(rows)
+    else:
+        starts = [int(np.searchsorted(r["ts_ms"], after_ms, side="right")) for r in rows]
+    kept = [e[e["bar"] >= first] for e, first in zip(events, starts, strict=True)]
+    labels = [_labels(r[first:], horizons, bar_ms) for r, first in zip(rows, starts, strict=True)]
+    return _outcomes(kept, labels, horizons, cost_bps, starts)
+
+
+def run_trials(
+    settings: Sequence[Setting],
+    parts: Sequence[SymbolPart],
+    sessions: SessionClock,
+    horizons: tuple[int, ...],
+    cost_bps: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcomes]:
+    """Return the outcomes of every setting, in order."""
+    results: dict[int, Outcomes] = {}
+    bar_ms = settings[0].params.features.bar_ms
+    by_features: dict[FeatureParams, list[Setting]] = {}
+    for setting in settings:
+        by_features.setdefault(setting.params.features, []).append(setting)
+    for features, group in by_features.items():
+        base = DetectorParams(features)
+        rows = [compute_features(base, part.bars, sessions) for part in parts]
+        labels = [_labels(r, horizons, bar_ms) for r in rows]
+        starts = [0] * len(rows)
+        for swing_L in sorted({s.params.decision.swing_L for s in group}):
+            scanned = [candidates(r, swing_L, bar_ms) for r in rows]
+            for setting in (s for s in group if s.params.decision.swing_L == swing_L):
+                events = [replay(c, setting.params) for c in scanned]
+                results[setting.number] = _outcomes(events, labels, horizons, cost_bps, starts)
+                if progress is not None:
+                    progress(len(results), len(settings))
+    return [results[s.number] for s in settings]
+
+
+def bucket_of(events: Records) -> I8:
+    """Return the (k,) bucket numbers of events."""
+    numbers: I8 = (events["session"] * 2 + events["liquidity"]) * 3 + events["source"]
+    if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < N_BUCKETS:
+        raise AssertionError("an event carries an impossible bucket")
+    return numbers
+
+
+def _labels(rows: Records, horizons: tuple[int, ...], bar_ms: int) -> list[F8]:
+    segment = measures.segments(rows["ts_ms"], bar_ms)
+    return [measures.forward_returns(rows["px"], segment, h) for h in horizons]
+
+
+def _outcomes(
+    events: Sequence[Records],
+    labels: Sequence[Sequence[F8]],
+    horizons: tuple[int, ...],
+    cost_bps: float,
+    starts: Sequence[int],
+) -> Outcomes:
+    """Pool events with their labels; `starts` is the running number of the first labelled bar of each symbol."""
+    pooled = np.concatenate(list(events))
+    symbol = np.repeat(np.arange(len(events)), [e.size for e in events])
+    at = [e["bar"] - first for e, first in zip(events, starts, strict=True)]
+    returns = np.concatenate([np.column_stack([label[i] for label in of]) for i, of in zip(at, labels, strict=True)])
+    hits = np.column_stack([measures.hits(returns[:, h], pooled["side"], cost_bps) for h in range(len(horizons))])
+    panels = tuple(
+        tuple(
+            measures.Panel(ret=of[h], index=i, side=e["side"].copy(), score=e["score"].copy())
+            for e, i, of in zip(events, at, labels, strict=True)
+        )
+        for h in range(len(horizons))
+    )
+    return Outcomes(pooled, symbol, returns, hits.astype(np.int8), panels, horizons)
