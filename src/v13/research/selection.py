@@ -139,18 +139,22 @@ def choose(
     Notes
     -----
     A setting's objective is the mean over horizons of the one-sided 90 % Wilson lower bound of its accuracy: few events
-    cannot shine. Its plateau is the lesser of its own objective and the median objective of its neighbours one grid step
-    away, diagonals included; the highest plateau wins (ties: the higher objective, then the smaller number). So a spike
-    among poor neighbours loses to a setting whose neighbours hold up, and a poor setting does not win on theirs.
+    cannot shine. Its plateau is the lesser of its own objective and the median objective of its neighbours; the highest
+    plateau wins (ties: the higher objective, then the smaller number). So a spike among poor neighbours loses to a setting
+    whose neighbours hold up, and a poor setting does not win on theirs. Neighbours are one grid step away along the
+    real-valued axes, diagonals included, and share the whole-number ones: a threshold moved a little sees nearly the same
+    events, another `swing_L` or `window` sees other swings.
     """
     objective = np.array([_objective(n[s], hits[s]) for s in range(len(settings))])
     eligible = n.min(axis=1) >= min_events
     if rate is not None and band is not None:
         eligible &= (rate >= band[0]) & (rate <= band[1])
     coords = np.array([s.coords for s in settings]).reshape(len(settings), -1)
+    real = np.array([any(isinstance(s.values[key], float) for s in settings) for key in settings[0].values], bool)
     plateau = np.full(len(settings), np.nan)
     for s in np.flatnonzero(eligible):
-        near = np.abs(coords - coords[s]).max(axis=1, initial=0) == 1
+        steps = np.abs(coords - coords[s])
+        near = (steps[:, real].max(axis=1, initial=0) == 1) & (steps[:, ~real].max(axis=1, initial=0) == 0)
         plateau[s] = min(objective[s], np.median(objective[near])) if near.any() else objective[s]
     if not eligible.any():
         why = f"no setting has {min_events:.0f} labelled events"

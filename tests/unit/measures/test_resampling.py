@@ -338,7 +338,7 @@ def test_a_planted_edge_is_seen() -> None:
         seen["spearman"] += nulls.spearman.p < 0.05
     # 300 independent events at a true 0.60 have an exact binomial power of 0.966: 53 of 60 is its 0.1 % quantile.
     assert seen["accuracy"] >= 53, seen
-    assert seen["spearman"] >= 53, seen  # rho is about 0.2 here, power 0.96 by Fisher's transformation
+    assert seen["spearman"] >= 51, seen  # rho is 0.19 here, a power of 0.94 by Fisher's transformation: likewise
 
 
 # --- block bootstrap ------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,12 @@ plain = st.recursive(
 
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
+
+
+def stop_half_way(final: Path, error: type[BaseException]) -> None:
+    with store.staged_dir(final) as folder:
+        (folder / "x").write_text("half", encoding="utf-8")
+        raise error
 
 
 def refusal(action: Any, *args: Any, **kwargs: Any) -> str:
@@ -80,21 +85,10 @@ def test_what_json_cannot_say_is_refused_and_changes_nothing(tmp_path: Path, wri
 @given(plain)
 def test_json_and_yaml_give_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, data: object) -> None:
     folder = tmp_path_factory.mktemp("round")
-    text = json.dumps(data)
-    if "\\ud" in text and not _is_utf8(data):
-        return
     store.write_json(folder / "x.json", data)
     assert store.read_json(folder / "x.json") == data
     store.write_yaml(folder / "x.yaml", data, header="made by a test")
     assert YAML(typ="safe", pure=True).load((folder / "x.yaml").read_bytes()) == data
-
-
-def _is_utf8(data: object) -> bool:
-    try:
-        json.dumps(data, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def test_yaml_keeps_the_order_given_under_its_header(tmp_path: Path) -> None:
@@ -184,9 +178,8 @@ def test_a_block_that_raises_changes_nothing_and_its_error_goes_on(tmp_path: Pat
     final = tmp_path / "bundle"
     with store.staged_dir(final) as folder:
         (folder / "x").write_text("old", encoding="utf-8")
-    with pytest.raises(error), store.staged_dir(final) as folder:
-        (folder / "x").write_text("half", encoding="utf-8")
-        raise error
+    with pytest.raises(error):
+        stop_half_way(final, error)
     assert names(tmp_path) == ["bundle"]
     assert (final / "x").read_text(encoding="utf-8") == "old"
 
