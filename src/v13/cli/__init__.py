@@ -1,7 +1,7 @@
 """The command line: `v13 <command>`. Data on stdout, logs on stderr; exit codes in v13.errors.
 
-Each command group is one file with `add(commands)`, which registers its parsers; a parser's `run` default does the work and
-returns the exit code.
+Each command group is one file with `add(commands)`, which registers its parsers; a parser's `run` default does the
+work and returns the exit code.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "signoff",
         help="run the notebooks on recordings and write the sign-off bundle",
-        description="Run the notebooks on recordings and write the sign-off bundle. Exit code 0 on PASS, 4 on FAIL or INSUFFICIENT.",
+        description="Run the notebooks on recordings and write the sign-off bundle. "
+        "Exit code 0 on PASS, 4 on FAIL or INSUFFICIENT.",
     )
     add_run_options(parser)
     parser.add_argument("--reports", default="reports", help="folder the bundle goes to (default: %(default)s)")

@@ -209,7 +209,7 @@ def judge_bucket_family(
         the level the correction leaves (alpha over the number tested). Else FAIL. The estimate is that of the bucket
         with the smallest p.
     """
-    key, title = f"bucket_{source.lower()}", f"A {source} bucket works"
+    key, title = f"bucket_{source.lower()}", f"{source} works in a bucket"
     tested = [b for b in buckets if b[3] is not None and b[2].n_judged >= min_events]
     needed = max(min_events, _needed(min_accuracy, alpha / max(len(tested), 1)))
     if not present:

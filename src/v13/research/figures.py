@@ -184,14 +184,15 @@ def deciles_figure(fit: HorizonFit, simulated: bool) -> Figure:
         span = (min(said.min(), was.min()) - 0.03, max(said.max(), was.max()) + 0.03)
         right.plot(span, span, color=MUTED, lw=0.8, ls="--", label="perfect")
         right.legend(fontsize=8)
-        note = f"error {fit.out_of_fold.error:.3f}, Brier {fit.out_of_fold.brier:.4f} (constant {fit.out_of_fold.brier_constant:.4f})"
+        q = fit.out_of_fold
+        note = f"error {q.error:.3f}, Brier {q.brier:.4f} (constant {q.brier_constant:.4f})"
         right.set_title(note, fontsize=8, color=MUTED)
     right.set(xlabel="probability said", ylabel="share of hits seen")
     return figure
 
 
 def events_figure(run: Run, result: HoldoutResult, n_bars: int = 900) -> Figure:
-    """Draw the holdout's densest stretch of one symbol: price, and each event at its pivot and where it became known."""
+    """Draw the holdout's densest stretch of one symbol: price, each event at its pivot and where it became known."""
     figure = _figure(11, 4.4, run.simulated)
     ax = figure.subplots()
     events = result.outcomes.events
@@ -272,7 +273,8 @@ def criteria_figure(verdict: measures.Verdict, simulated: bool) -> Figure:
 
 def null_figure(result: HoldoutResult, min_accuracy: float, simulated: bool) -> Figure:
     """Draw the accuracy the same event train has when shifted in time, and the one it really had."""
-    figure = _figure(10, 3.2, simulated)
+    figure = _figure(10, 3.4, simulated)
+    figure.suptitle("Accuracy of the same events at other times, and the one they had", x=0.01, ha="left", fontsize=11)
     axes = figure.subplots(1, max(len(result.horizons), 1), squeeze=False)[0]
     for ax, row in zip(axes, result.horizons, strict=True):
         null = np.array(row.null_accuracy)

@@ -69,8 +69,8 @@ def start(namespace: Mapping[str, Any]) -> Run:
     Parameters
     ----------
     namespace : mapping
-        The notebook's `globals()`. Any plain value in it that is not a parameter was injected by mistake: papermill alone
-        only warns about that.
+        The notebook's `globals()`. Any plain value in it that is not a parameter was injected by mistake: papermill
+        alone only warns about that.
 
     Raises
     ------

@@ -25,15 +25,6 @@ TITLES: Final = {
 }
 _NOT_JUDGED: Final = ("NOT RUN", "NOT APPLICABLE")
 _TEMPLATES: Final = Path(__file__).parent / "templates"
-_PAGE_STYLE: Final = """
-<style>
-body { max-width: 1080px; margin: 0 auto; padding: 16px 20px 60px; }
-.simulated-bar { background:#fff3cd; border:1px solid #e0c060; color:#6b5200; border-radius:8px; padding:8px 14px; font-weight:600; margin-bottom:12px; font-family: sans-serif; }
-.back { font-family: sans-serif; font-size: 14px; }
-.jp-OutputArea-output table, table.dataframe { font-size: 13px; }
-.jp-RenderedHTMLCommon table { margin-left: 0; }
-</style>
-"""
 
 
 def summary_sentence(signoff: dict[str, Any]) -> str:
@@ -45,7 +36,8 @@ def summary_sentence(signoff: dict[str, Any]) -> str:
     elif signoff["verdict"] == "FAIL":
         text = f"{len(by['FAIL'])} of {len(judged)} criteria failed: {', '.join(by['FAIL'])}."
     else:
-        text = f"Too little to tell: {len(by['INSUFFICIENT'])} of {len(judged)} criteria lack data ({', '.join(by['INSUFFICIENT'])}); none failed."
+        lacking = by["INSUFFICIENT"]
+        text = f"Too little to tell: {len(lacking)} of {len(judged)} criteria lack data ({', '.join(lacking)})."
     if signoff["open"]:
         text += f" {len(signoff['open'])} more are open."
     return text
@@ -66,13 +58,15 @@ def attention(
     if folds:
         n, hits = sum(sum(f["n"]) for f in folds), sum(sum(f["hits"]) for f in folds)
         lines.append(
-            f"Walk-forward inside the search part, the selection rule was right {hits / n:.1%} of the time ({len(folds)} folds)."
+            f"Walk-forward inside the search part, the selection rule was right {hits / n:.1%} of the time "
+            f"({len(folds)} folds)."
         )
     for row in acceptance["horizons"]:
         p, naive = row["p"], row["p_naive"]
         if p is not None and naive is not None and naive < 0.05 <= p:
             lines.append(
-                f"At {row['horizon_bars']} bars a naive test would call the accuracy significant (p {naive:.4f}); the honest one does not (p {p:.3f})."
+                f"At {row['horizon_bars']} bars a naive test would call the accuracy significant (p {naive:.4f}); "
+                f"the honest one does not (p {p:.3f})."
             )
         held = row["calibration"]
         if held["brier"] is not None and held["brier"] >= held["brier_constant"]:
@@ -82,7 +76,8 @@ def attention(
             )
         if row["accuracy"]["n_ties"]:
             lines.append(
-                f"At {row['horizon_bars']} bars {row['accuracy']['n_ties']} event(s) ended on an unchanged price; they count neither way."
+                f"At {row['horizon_bars']} bars {row['accuracy']['n_ties']} event(s) ended on an unchanged price; "
+                "they count neither way."
             )
     for symbol, r in quality["recordings"].items():
         if not r["has_quotes"]:
@@ -95,12 +90,13 @@ def attention(
             )
         if r["n_gaps"]:
             lines.append(
-                f"{symbol}: {r['n_gaps']} gap(s), the longest {r['longest_gap_ms'] / 1000:,.0f} s; no swing bridges a gap."
+                f"{symbol}: {r['n_gaps']} gap(s), the longest {r['longest_gap_ms'] / 1000:,.0f} s; "
+                "no swing bridges a gap."
             )
     if not any(c["status"] in ("FAIL", "INSUFFICIENT") for c in signoff["criteria"]):
         lines.insert(
             0,
-            "Nothing failed. Before a deploy, read the acceptance notebook's bucket table and the calibration on the holdout.",
+            "Nothing failed. Before a deploy, read the bucket table and the calibration in the acceptance notebook.",
         )
     return lines
 
@@ -129,6 +125,9 @@ def index_page(name: str, signoff: dict[str, Any], figure: bytes, notebooks: Seq
 def notebook_page(executed: Path, title: str, simulated: bool) -> str:
     """Return an executed notebook as one self-contained page that loads nothing from anywhere."""
     traits = Traits()
+    # The bundle says what was read; folders of the machine it ran on belong in the manifest alone.
+    traits.HTMLExporter.preprocessors = ["nbconvert.preprocessors.TagRemovePreprocessor"]
+    traits.TagRemovePreprocessor.remove_cell_tags = {"parameters", "injected-parameters"}
     exporter = HTMLExporter(
         config=traits, template_name="lab", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True
     )
@@ -138,7 +137,8 @@ def notebook_page(executed: Path, title: str, simulated: bool) -> str:
     exporter.mermaid_js_url = ""
     page, _ = exporter.from_notebook_node(strip_noise(executed), resources={"metadata": {"name": f"v13: {title}"}})
     bar = '<div class="simulated-bar">SIMULATED data: says nothing about a real market.</div>' if simulated else ""
-    head = f'{_PAGE_STYLE}<p class="back"><a href="index.html">&larr; sign-off</a></p>{bar}'
+    style = (_TEMPLATES / "notebook.css").read_text()
+    head = f'<style>{style}</style><p class="back"><a href="index.html">&larr; sign-off</a></p>{bar}'
     start = page.index(">", page.index("<body")) + 1
     return str(page[:start] + head + page[start:])
 
@@ -189,7 +189,8 @@ def markdown(name: str, signoff: dict[str, Any]) -> str:
         p = "" if c["p"] is None else f"{c['p']:.4f}"
         n = "" if c["n"] is None else str(c["n"])
         lines.append(
-            f"| {c['title']} | **{c['status']}** | {_number(c['estimate'], c['unit'])} | {ends} | {_needed(c)} | {p} | {n} |"
+            f"| {c['title']} | **{c['status']}** | {_number(c['estimate'], c['unit'])} | {ends} | {_needed(c)} "
+            f"| {p} | {n} |"
         )
     lines += ["", "**What to look at**", ""] + [f"- {line}" for line in signoff["attention"]] + [""]
     return "\n".join(lines)

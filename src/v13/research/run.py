@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,20 @@ def open_run(
     )
     sources = {s: sorted((x.kind, x.sha256) for x in r.sources) for s, r in recordings.items()}
     key = _key(
-        {"sources": sources, "config": configs.fingerprint(config), "seed": used_seed, "version": v13.__version__}
+        {"sources": sources, "config": configs.fingerprint(config), "seed": used_seed, "code": code_fingerprint()}
     )
     return Run(recordings, config, loaded.origin, tuple(loaded.files), out, root, used_seed, key, cut, params)
+
+
+@cache
+def code_fingerprint() -> str:
+    """Return the sha256 of the package's source: results of other code are other results."""
+    folder = Path(v13.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def detector_params(config: Config, bar_ms: int) -> DetectorParams:

@@ -47,8 +47,8 @@ class SearchResult:
 def search(run: Run, progress: Callable[[int, int], None] | None = None) -> SearchResult:
     """Search the grid on the search part of a run.
 
-    Where no setting is eligible (too few events, or a rate outside the band) nothing is chosen: the configured parameters
-    stand in, and the report says so.
+    Where no setting is eligible (too few events, or a rate outside the band) nothing is chosen: the configured
+    parameters stand in, and the report says so.
     """
     config = run.config.search
     parts = run.search_parts()
@@ -238,7 +238,7 @@ def write_search(run: Run, result: SearchResult) -> None:
 
 
 def read_params(run: Run) -> DetectorParams | None:
-    """Return the released parameters a search of this very run wrote, or None where there are none (or of other inputs)."""
+    """Return the parameters a search of this very run released; None where there are none, or of other inputs."""
     report = run.out / "tuning_report.json"
     if not report.is_file():
         return None

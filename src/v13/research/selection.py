@@ -138,12 +138,12 @@ def choose(
 
     Notes
     -----
-    A setting's objective is the mean over horizons of the one-sided 90 % Wilson lower bound of its accuracy: few events
-    cannot shine. Its plateau is the lesser of its own objective and the median objective of its neighbours; the highest
-    plateau wins (ties: the higher objective, then the smaller number). So a spike among poor neighbours loses to a setting
-    whose neighbours hold up, and a poor setting does not win on theirs. Neighbours are one grid step away along the
-    real-valued axes, diagonals included, and share the whole-number ones: a threshold moved a little sees nearly the same
-    events, another `swing_L` or `window` sees other swings.
+    A setting's objective is the mean over horizons of the one-sided 90 % Wilson lower bound of its accuracy: few
+    events cannot shine. Its plateau is the lesser of its own objective and the median objective of its neighbours; the
+    highest plateau wins (ties: the higher objective, then the smaller number). So a spike among poor neighbours loses
+    to a setting whose neighbours hold up, and a poor setting does not win on theirs. Neighbours are one grid step away
+    along the real-valued axes, diagonals included, and share the whole-number ones: a threshold moved a little sees
+    nearly the same events, another `swing_L` or `window` sees other swings.
     """
     objective = np.array([_objective(n[s], hits[s]) for s in range(len(settings))])
     eligible = n.min(axis=1) >= min_events

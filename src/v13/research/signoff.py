@@ -1,7 +1,7 @@
 """The sign-off: run the notebooks on a record, collect the evidence, and put the whole bundle in place at once.
 
-Everything is built in hidden folders beside the final ones and renamed when it is complete: an error, a full disk or Ctrl-C
-leaves what was there before.
+Everything is built in hidden folders beside the final ones and renamed when it is complete: an error, a full disk or
+Ctrl-C leaves what was there before.
 """
 
 from __future__ import annotations

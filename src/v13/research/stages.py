@@ -286,8 +286,8 @@ def conclude_calibration(result: CalibrationResult) -> StepVerdict:
         wins = q.brier < q.brier_constant
         better.append(wins)
         parts.append(
-            f"{fit.horizon_bars} bars: {fit.method} on {fit.n:,} events, out of fold {'better' if wins else 'no better'} "
-            f"than a constant (Brier {q.brier:.4f} against {q.brier_constant:.4f})"
+            f"{fit.horizon_bars} bars: {fit.method} on {fit.n:,} events, out of fold "
+            f"{'better' if wins else 'no better'} than a constant (Brier {q.brier:.4f} against {q.brier_constant:.4f})"
         )
     status = "NOT FITTED" if all(b is None for b in better) else "FITTED"
     numbers = {f"beats_constant_{f.horizon_bars}": b for f, b in zip(result.fits, better, strict=True)}

@@ -1,4 +1,4 @@
-"""Tables of the notebooks: results as pandas frames, numbers rounded for the eye. Artifacts carry the full precision."""
+"""Tables of the notebooks: numbers rounded for the eye. The artifacts carry the full precision."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from v13.research.search import SearchResult
 from v13.research.stages import CalibrationResult
 
 __all__ = [
+    "Table",
     "buckets",
     "calibration",
     "criteria",
@@ -32,7 +33,20 @@ __all__ = [
 ]
 
 
-def recordings(run: Run) -> pd.DataFrame:
+class Table:
+    """Rows for the eye: a frame shown without its index, and a plain sentence where there are none."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.frame = pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return "<p>None.</p>"
+        with pd.option_context("display.max_colwidth", None):
+            return str(self.frame.to_html(index=False, border=0, na_rep=""))
+
+
+def recordings(run: Run) -> Table:
     """What was read, one row a symbol."""
     rows = []
     for symbol, r in run.recordings.items():
@@ -51,10 +65,10 @@ def recordings(run: Run) -> pd.DataFrame:
                 "files": len(r.sources),
             }
         )
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
-def cut(run: Run) -> pd.DataFrame:
+def cut(run: Run) -> Table:
     """Where the record is cut, and how many recorded hours lie in each part."""
     c = run.cut
     parts = [
@@ -74,10 +88,10 @@ def cut(run: Run) -> pd.DataFrame:
                 "symbol hours": round(n * c.bar_ms / 3.6e6, 2),
             }
         )
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
-def top_settings(result: SearchResult, n: int = 10) -> pd.DataFrame:
+def top_settings(result: SearchResult, n: int = 10) -> Table:
     """The settings with the highest plateaus."""
     choice = result.choice
     order = sorted(
@@ -99,10 +113,10 @@ def top_settings(result: SearchResult, n: int = 10) -> pd.DataFrame:
             "chosen": s == choice.setting,
         }
         rows.append(row)
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
-def walk_forward(result: SearchResult) -> pd.DataFrame:
+def walk_forward(result: SearchResult) -> Table:
     """The selection rule on unseen time: chosen on the blocks before, judged on the next."""
     rows = []
     for fold in result.folds:
@@ -111,12 +125,12 @@ def walk_forward(result: SearchResult) -> pd.DataFrame:
             row[f"n@{horizon}"] = fold.n[h]
             row[f"acc@{horizon}"] = _share(fold.hits[h], fold.n[h])
         rows.append(row)
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
-def overrides(result: SearchResult) -> pd.DataFrame:
+def overrides(result: SearchResult) -> Table:
     """Each bucket: whether a setting of its own was exported, and why (not)."""
-    return pd.DataFrame(
+    return Table(
         [
             {
                 "bucket": bucket_name(t.bucket),
@@ -132,7 +146,7 @@ def overrides(result: SearchResult) -> pd.DataFrame:
     )
 
 
-def calibration(fits: list[HorizonFit]) -> pd.DataFrame:
+def calibration(fits: list[HorizonFit]) -> Table:
     """Each horizon's fit and its out-of-fold quality."""
     rows = []
     for f in fits:
@@ -149,10 +163,10 @@ def calibration(fits: list[HorizonFit]) -> pd.DataFrame:
                 "95 % interval": interval(q.error_interval, 4),
             }
         )
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
-def deciles(rows: tuple[dict[str, Any], ...]) -> pd.DataFrame:
+def deciles(rows: tuple[dict[str, Any], ...]) -> Table:
     """A decile table; returns in basis points."""
     shown = []
     for d in rows:
@@ -168,12 +182,12 @@ def deciles(rows: tuple[dict[str, Any], ...]) -> pd.DataFrame:
                 else interval((1e4 * d["return_low"], 1e4 * d["return_high"]), 2),
             }
         )
-    return pd.DataFrame(shown)
+    return Table(shown)
 
 
-def monotonicity(result: CalibrationResult) -> pd.DataFrame:
+def monotonicity(result: CalibrationResult) -> Table:
     """Rank correlation of score and signed return on the search part."""
-    return pd.DataFrame(
+    return Table(
         [
             {
                 "horizon": m.horizon_bars,
@@ -187,9 +201,9 @@ def monotonicity(result: CalibrationResult) -> pd.DataFrame:
     )
 
 
-def held_out_calibration(result: HoldoutResult) -> pd.DataFrame:
+def held_out_calibration(result: HoldoutResult) -> Table:
     """The fitted probabilities on the holdout against a constant known beforehand."""
-    return pd.DataFrame(
+    return Table(
         [
             {
                 "horizon": r.horizon_bars,
@@ -204,7 +218,7 @@ def held_out_calibration(result: HoldoutResult) -> pd.DataFrame:
     )
 
 
-def horizons(result: HoldoutResult) -> pd.DataFrame:
+def horizons(result: HoldoutResult) -> Table:
     """The holdout, one row a horizon: honest p and naive p side by side."""
     rows = []
     for r in result.horizons:
@@ -228,12 +242,12 @@ def horizons(result: HoldoutResult) -> pd.DataFrame:
                 "mean return, bp": _round(None if r.mean_return is None else 1e4 * r.mean_return, 3),
             }
         )
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
-def buckets(result: HoldoutResult) -> pd.DataFrame:
+def buckets(result: HoldoutResult) -> Table:
     """Every bucket at every horizon, with its p before and after Holm."""
-    return pd.DataFrame(
+    return Table(
         [
             {
                 "bucket": b.bucket,
@@ -248,9 +262,9 @@ def buckets(result: HoldoutResult) -> pd.DataFrame:
     )
 
 
-def criteria(verdict: measures.Verdict) -> pd.DataFrame:
+def criteria(verdict: measures.Verdict) -> Table:
     """Every criterion with its evidence."""
-    return pd.DataFrame(
+    return Table(
         [
             {
                 "criterion": c.title,
@@ -267,12 +281,12 @@ def criteria(verdict: measures.Verdict) -> pd.DataFrame:
     )
 
 
-def defects(run: Run) -> pd.DataFrame:
+def defects(run: Run) -> Table:
     """Defects found in the recordings, with what was done; rows without a finding are left out."""
     rows: list[dict[str, Any]] = []
     for symbol, r in run.recordings.items():
         rows.extend({"symbol": symbol, **entry} for entry in defect_rows(r))
-    return pd.DataFrame(rows)
+    return Table(rows)
 
 
 def moment(ts_ms: int) -> str:

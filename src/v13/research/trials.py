@@ -62,7 +62,8 @@ class Outcomes:
     """Divergences of one parameter set on one part, all symbols pooled, with their labels.
 
     events (k,) EVENT; symbol (k,) int64, index into the parts; returns (k, H) float64, forward log returns, NaN
-    where unlabelled; hits (k, H) int8, see `measures.hits`; panels holds for each horizon one `measures.Panel` a symbol.
+    where unlabelled; hits (k, H) int8, see `measures.hits`; panels holds for each horizon one `measures.Panel` a
+    symbol.
     """
 
     events: Records

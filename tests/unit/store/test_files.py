@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from tests.unit.store.conftest import Disk
 from v13 import store
 from v13.errors import StoreError
 
@@ -134,33 +134,33 @@ def test_a_path_below_a_file_is_an_error_with_path_and_reason(tmp_path: Path) ->
     )
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_debris(small_disk: Path) -> None:
-    path = small_disk / "x"
+def test_a_full_disk_leaves_the_old_file_and_no_debris(small_disk: Disk) -> None:
+    path = small_disk.path / "x"
     store.write_bytes(path, b"old")
     assert refusal(store.write_bytes, path, TOO_MUCH) == f"{path}: could not be written: No space left on device"
     assert path.read_bytes() == b"old"
-    assert names(small_disk) == ["x"]
+    assert names(small_disk.path) == ["x"]
 
 
-def test_a_full_disk_ends_a_folder_in_the_making(small_disk: Path) -> None:
-    final = small_disk / "bundle"
+def test_a_full_disk_ends_a_folder_in_the_making(small_disk: Disk) -> None:
+    final = small_disk.path / "bundle"
     with store.staged_dir(final) as folder:
         store.write_text(folder / "x", "old")
     with pytest.raises(StoreError, match="No space left on device"), store.staged_dir(final) as folder:
         store.write_bytes(folder / "x", TOO_MUCH)
-    assert names(small_disk) == ["bundle"]
+    assert names(small_disk.path) == ["bundle"]
     assert (final / "x").read_text(encoding="utf-8") == "old"
-    store.write_bytes(small_disk / "rest", bytes(900_000))  # nothing of the failed attempt still takes up space
+    store.write_bytes(small_disk.path / "rest", bytes(900_000))  # nothing of the failed attempt still takes up space
 
 
-def test_a_read_only_disk_is_an_error_with_path_and_reason(small_disk: Path) -> None:
-    store.write_text(small_disk / "x", "old")
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    path = small_disk / "x"
+def test_a_read_only_disk_is_an_error_with_path_and_reason(small_disk: Disk) -> None:
+    path = small_disk.path / "x"
+    store.write_text(path, "old")
+    small_disk.make_read_only()
     assert refusal(store.write_text, path, "new") == f"{path}: could not be written: Read-only file system"
     with pytest.raises(StoreError, match="could not be prepared: Read-only file system"):
-        store.staged_dir(small_disk / "bundle").__enter__()
-    assert names(small_disk) == ["x"]
+        store.staged_dir(small_disk.path / "bundle").__enter__()
+    assert names(small_disk.path) == ["x"]
 
 
 def test_a_folder_appears_only_when_its_block_ended_well(tmp_path: Path) -> None:
@@ -211,6 +211,16 @@ def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path: Path) -> None:
         folder.rmdir()
     assert names(tmp_path) == ["bundle"]
     assert (final / "x").read_text(encoding="utf-8") == "old"
+
+
+def test_a_link_is_moved_in_one_step_and_is_relative(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        store.point(tmp_path / "latest", tmp_path / name)
+        assert (tmp_path / "latest").readlink() == Path(name)
+    assert names(tmp_path) == ["latest", "one", "two"]
+    assert "expected a link or nothing" in refusal(store.point, tmp_path / "one", tmp_path / "two")
+    assert "cannot be made" in refusal(store.point, tmp_path / "none" / "latest", tmp_path / "two")
 
 
 def test_a_schema_lets_pass_what_fits_and_names_what_does_not(tmp_path: Path) -> None:

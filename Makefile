@@ -1,0 +1,40 @@
+# Every target bootstraps first; a second bootstrap takes no time. ARGS is handed on: make test ARGS="-k manifest"
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap signoff test lint bench lab lock clean
+
+BIN := .venv/bin
+ARGS ?=
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+bootstrap: ## make .venv from requirements.lock
+	@bash scripts/bootstrap.sh
+
+signoff: bootstrap ## simulate the demo market, run the notebooks on it, write the report
+	$(BIN)/v13 signoff --demo $(ARGS)
+
+lint: bootstrap ## style, types, storeys, notebooks without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec $(BIN)/nbstripout --verify --keep-id {} +
+
+test: lint ## lint, then all tests
+	$(BIN)/pytest -q $(ARGS)
+
+bench: bootstrap ## medians and ratios on this machine
+	$(BIN)/python -m tests.bench.bench $(ARGS)
+
+lab: bootstrap ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks/ $(ARGS)
+
+lock: ## compile requirements.lock anew (needs uv; ARGS=--upgrade for newer versions)
+	uv pip compile pyproject.toml requirements.in --extra test --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		--output-file requirements.lock --quiet $(ARGS)
+
+clean: ## remove caches; .venv, runs/ and reports/ stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks .coverage
+	find src tests notebooks -depth -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} \;

@@ -1,0 +1,1 @@
+"""An independent, naive detector written from docs/DETECTOR.md alone; shares no code with the kernel."""
