@@ -19,10 +19,14 @@ is_new_enough() {
     "$1" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
+version_of() {
+    "$1" --version 2>/dev/null || echo "none called $1 that runs"
+}
+
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
         is_new_enough "$PYTHON" && command -v "$PYTHON" && return
-        say "PYTHON=$PYTHON: expected Python 3.11 or newer; found $("$PYTHON" --version 2>&1 || true)"
+        say "PYTHON=$PYTHON: expected Python 3.11 or newer; found $(version_of "$PYTHON")"
         return 1
     fi
     # A name may be there and not run (shims of version managers), so each candidate is tried.
@@ -32,7 +36,7 @@ find_python() {
             return
         fi
     done
-    say "expected Python 3.11 or newer; found $(python3 --version 2>&1 || true)"
+    say "expected Python 3.11 or newer; found $(version_of python3)"
     say "install it (Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.11)"
     say "or name one: PYTHON=/path/to/python make test"
     return 1
@@ -71,7 +75,7 @@ if [ -x "$VENV/bin/python" ] && is_new_enough "$VENV/bin/python" &&
     say "bringing $VENV up to date"
 else
     python=$(find_python)
-    say "making $VENV with $python ($("$python" --version 2>&1))"
+    say "making $VENV with $python ($(version_of "$python"))"
     rm -rf "$VENV"
     if [ "$has_uv" = yes ]; then
         uv venv --quiet --python "$python" "$VENV"

@@ -36,6 +36,12 @@ def test_power_is_the_sum_over_passing_counts(n: int, threshold: float) -> None:
     assert gate_power(n, 0.575, threshold) == pytest.approx(power_by_counting(n, 0.575, threshold, 0.05), abs=1e-12)
 
 
+def test_p_must_be_below_alpha_and_the_share_may_be_equal_to_the_threshold() -> None:
+    assert gate_power(5, 0.9, alpha=0.03125) == 0.0  # 5 of 5 has p = 0.03125 exactly
+    # The threshold alone binds; 0.55 * 100 is 55.000000000000007 in doubles, and 55 of 100 passes all the same.
+    assert gate_power(100, 0.575, 0.55, alpha=0.5) == pytest.approx(binom.sf(54, 100, 0.575), abs=1e-12)
+
+
 @pytest.mark.parametrize("true", [0.58, 0.62, 0.7, 0.9])
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 8, 0.2])
 @pytest.mark.parametrize("power", [0.6, 0.8, 0.95])

@@ -76,6 +76,16 @@ def test_bins_of_distinct_values_differ_by_one_at_most() -> None:
     assert sorted(set(counts)) == [13, 14]  # type: ignore[type-var]
 
 
+def test_the_odd_one_goes_up_and_ties_sit_at_their_mean_rank() -> None:
+    def sizes(values: list[float], n_bins: int) -> list[float | None]:
+        return [r["n"] for r in reliability_curve(np.array(values), np.zeros(len(values), np.int8), n_bins)]
+
+    assert sizes([0.1, 0.2, 0.3], 2) == [1, 2]  # (r - 1/2) * 2 / 3 = 0.33, 1, 1.67
+    assert sizes([0.1, 0.2, 0.2, 0.2], 2) == [1, 3]  # mean rank 3: 1.25
+    assert sizes([0.2, 0.2, 0.2, 0.3], 2) == [3, 1]  # mean rank 2: 0.75
+    assert sizes([0.5] * 7, 10) == [7]
+
+
 def test_curve_intervals_are_wilsons() -> None:
     prob, label = random_forecast(4, 200)
     for row in reliability_curve(prob, label, 5):
