@@ -22,11 +22,24 @@ import polars as pl
 REPO = Path(__file__).resolve().parents[2]
 N_BARS = 1_000_000
 N_TRADES = 10_000_000
+PEER = """
+import sys
+import polars as pl
+signed = pl.col("quantity") * pl.when(pl.col("is_buyer_maker")).then(-1.0).otherwise(1.0)
+px = pl.col("price")
+pl.read_csv(sys.argv[1]).group_by(pl.col("transact_time") // 1000).agg(
+    px.first().alias("open"), px.max().alias("high"), px.min().alias("low"), px.last().alias("close"),
+    pl.col("quantity").sum(), signed.sum().alias("delta"),
+).sort("transact_time")
+"""
 
 
 def main() -> None:
     wanted = sys.argv[1:] or ["kernel", "ingest", "grid", "signoff"]
-    print(f"machine: {os.cpu_count()} cores, {_cpu()}, Python {platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}")
+    print(
+        f"machine: {os.cpu_count()} cores, {_cpu()}, Python {platform.python_version()}, "
+        f"numpy {np.__version__}, polars {pl.__version__}"
+    )
     for name in wanted:
         print(f"\n== {name}")
         {"kernel": kernel, "ingest": ingest, "grid": grid, "signoff": signoff}[name]()
@@ -45,7 +58,11 @@ def kernel() -> None:
     _line("decision stage, 3 channels, all gates", f"{N_BARS / decide / 1e6:.1f} M bars/s on one core", "at least 3")
     _line("with features in front", f"{N_BARS / full / 1e6:.2f} M bars/s on one core", "at least 0.5")
     pandas_s = _pandas_z(bars)
-    _line("  peer: pandas rolling median and MAD, one channel", f"{N_BARS / pandas_s / 1e6:.3f} M bars/s; we are {pandas_s / full:.0f} x faster with three", "")
+    _line(
+        "  peer: pandas rolling median and MAD, one channel",
+        f"{N_BARS / pandas_s / 1e6:.3f} M bars/s; we are {pandas_s / full:.0f} x faster with three",
+        "",
+    )
     quantiles = {}
     for history in (10_000, 10_000_000):
         detector = Detector(params)
@@ -67,7 +84,11 @@ def kernel() -> None:
         quantiles[history] = np.quantile(took, [0.5, 0.95, 0.99]) / 1e3
         size = len(detector.snapshot())
         p50, p95, p99 = quantiles[history]
-        _line(f"update after {history:,} bars", f"P50 {p50:.2f} us, P95 {p95:.2f} us, P99 {p99:.2f} us, state {size:,} bytes", "P95 under 10 us")
+        _line(
+            f"update after {history:,} bars",
+            f"P50 {p50:.2f} us, P95 {p95:.2f} us, P99 {p99:.2f} us, state {size:,} bytes",
+            "P95 under 10 us",
+        )
     ratio = quantiles[10_000_000][2] / quantiles[10_000][2]
     _line("P99 at 10 million bars over P99 at 10 thousand", f"{ratio:.2f}", "at most 1.5")
 
@@ -81,8 +102,10 @@ def ingest() -> None:
         zipped.parent.mkdir()
         with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
             archive.write(path, path.name)
-        print(f"file: {path.stat().st_size / 2**20:.0f} MiB, {N_TRADES:,} rows; zip {zipped.stat().st_size / 2**20:.0f} MiB")
-        peer = "import polars as pl,sys; d=pl.read_csv(sys.argv[1]); d.group_by(pl.col('transact_time')//1000).agg(pl.col('price').first().alias('o'),pl.col('price').max().alias('h'),pl.col('price').min().alias('l'),pl.col('price').last().alias('c'),pl.col('quantity').sum(),(pl.col('quantity')*pl.when(pl.col('is_buyer_maker')).then(-1.0).otherwise(1.0)).sum().alias('delta')).sort('transact_time')"
+        size = path.stat().st_size
+        packed = zipped.stat().st_size
+        print(f"file: {size / 2**20:.0f} MiB, {N_TRADES:,} rows; zip {packed / 2**20:.0f} MiB")
+        peer = PEER
         ours = "import sys; from pathlib import Path; from v13.market import load; load([Path(sys.argv[1])])"
         startup = "from v13.market import load"
         runs = {"peer": [], "csv": [], "zip": [], "startup": []}  # type: dict[str, list[tuple[float, float]]]
@@ -96,7 +119,11 @@ def ingest() -> None:
         _line("peer: polars read_csv + group_by, whole process", f"{base:.2f} s, peak {middle['peer'][1]:.0f} MiB", "")
         for key in ("csv", "zip"):
             seconds, peak = middle[key]
-            _line(f"ours from {key}, whole process", f"{seconds:.2f} s ({seconds / base:.2f} x), peak {peak:.0f} MiB", "1.5 x from csv; peak under 1024 MiB")
+            _line(
+                f"ours from {key}, whole process",
+                f"{seconds:.2f} s ({seconds / base:.2f} x), peak {peak:.0f} MiB",
+                "1.5 x from csv; peak under 1024 MiB",
+            )
         _line("  of which imports", f"{middle['startup'][0]:.2f} s", "")
 
 
@@ -122,7 +149,18 @@ def grid() -> None:
 
 def signoff() -> None:
     with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "v13.cli", "signoff", "--demo", "--quiet", "--out", f"{name}/out", "--reports", f"{name}/reports"]
+        command = [
+            sys.executable,
+            "-m",
+            "v13.cli",
+            "signoff",
+            "--demo",
+            "--quiet",
+            "--out",
+            f"{name}/out",
+            "--reports",
+            f"{name}/reports",
+        ]
         start = time.perf_counter()
         done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
         took = time.perf_counter() - start

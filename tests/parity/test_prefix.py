@@ -1,4 +1,4 @@
-"""Prefix replay: what was said about the past never changes when more data arrive. The one test that catches peeking."""
+"""Prefix replay: what was said about the past never changes when more data arrive. This is what catches peeking."""
 
 from __future__ import annotations
 

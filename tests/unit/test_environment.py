@@ -14,7 +14,12 @@ from packaging.version import Version
 from ruamel.yaml import YAML
 
 # Where conda-forge calls a package by another name.
-CONDA_NAMES = {"arch": "arch-py", "isal": "python-isal", "prometheus-client": "prometheus_client"}
+CONDA_NAMES = {
+    "tzdata": "python-tzdata",
+    "arch": "arch-py",
+    "isal": "python-isal",
+    "prometheus-client": "prometheus_client",
+}
 
 
 @pytest.fixture

@@ -60,7 +60,12 @@ def test_a_bull_divergence_by_hand() -> None:
     # At 20 it is bars 10-19: nine zeros and a 2; MAD 0, range S[9] - S[0] = 2, so the floor 0.1 * 2 / 3.2897 acts.
     assert event["b_z"] == pytest.approx(5.0 / (0.2 / 3.289707253902945), rel=1e-14)
     assert (event["type"], event["side"], event["kind"], event["source"]) == (0, 1, 0, 1)
-    assert (event["bar"], event["ts_ms"], event["a_ts_ms"], event["b_ts_ms"]) == (22, 23 * 60_000, 15 * 60_000, 21 * 60_000)
+    assert (event["bar"], event["ts_ms"], event["a_ts_ms"], event["b_ts_ms"]) == (
+        22,
+        23 * 60_000,
+        15 * 60_000,
+        21 * 60_000,
+    )
     assert (event["gap_bars"], event["a_px"], event["b_px"], event["px"]) == (6, 98.0, 97.0, 99.0)
     # Heights: A 2 and 2; B 3 (100) and 2 (99). Validity (1 + 2/3) / 2. One source: agreement 0.25 * 2 * 1.
     validity = 0.5 * (1.0 + 2.0 / 3.0)
@@ -81,7 +86,8 @@ def test_sessions_follow_the_local_clock_through_daylight_saving() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("Mars/Olympus", "09:00", "17:00"), ("UTC", "17:00", "09:00"), ("UTC", "9am", "17:00"), ("UTC", "09:61", "17:00")]
+    "arguments",
+    [("Mars/Olympus", "09:00", "17:00"), ("UTC", "17:00", "09:00"), ("UTC", "9am", "17:00"), ("UTC", "09:61", "17:00")],
 )
 def test_a_bad_session_is_refused(arguments: tuple[str, str, str]) -> None:
     with pytest.raises(ConfigError):

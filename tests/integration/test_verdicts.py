@@ -1,0 +1,123 @@
+"""The whole pipeline without notebooks: an edge passes, noise does not, nothing leaks, equal bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.integration.markets import REPO, open_market, write_bars
+from v13 import measures
+from v13.research import search, stages
+from v13.research.acceptance import HoldoutResult
+from v13.research.run import Run, open_run
+
+N_BARS = 150_000
+
+
+def go(run: Run) -> HoldoutResult:
+    stages.write_quality(run)
+    found = search.search(run)
+    search.write_search(run, found)
+    stages.write_calibration(run, stages.calibrate(run))
+    result = stages.accept_run(run)
+    stages.write_acceptance(run, result)
+    return result
+
+
+def test_a_planted_edge_passes_and_the_planted_setting_is_found(tmp_path: Path) -> None:
+    run = open_market(tmp_path, "planted", 250_000, 3)
+    result = go(run)
+    assert result.verdict.overall is measures.Status.PASS, [c.detail for c in result.verdict.criteria]
+    assert search.read_params(run).decision.swing_L == 13
+    assert {c.key for c in result.verdict.open} == {"compute_p95", "event_p95", "pipeline_p95", "closure", "hot_reload"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("random_walk", 1), ("garch_t", 2), ("clustered_flow", 3), ("drift", 4), ("random_walk", 5)]
+)
+def test_noise_is_not_signed_off(tmp_path: Path, kind: str, seed: int) -> None:
+    result = go(open_market(tmp_path, kind, N_BARS, seed))
+    assert result.verdict.overall in (measures.Status.FAIL, measures.Status.INSUFFICIENT)
+    assert len(result.outcomes.events) > 200  # it was looked at, not merely empty
+
+
+def test_equal_inputs_give_byte_identical_artifacts(tmp_path: Path) -> None:
+    run = open_market(tmp_path, "planted", N_BARS, 6)
+    go(run)
+    again = dataclasses.replace(run, out=tmp_path / "again")
+    go(again)
+    names = sorted(p.name for p in run.out.iterdir())
+    assert len(names) == 11
+    for name in names:
+        assert (run.out / name).read_bytes() == (again.out / name).read_bytes(), name
+
+
+def test_the_search_never_sees_the_holdout(tmp_path: Path) -> None:
+    """Everything behind the search part is replaced by another market: what was found stays, byte for byte."""
+    run = open_market(tmp_path, "planted", N_BARS, 7)
+    other = open_market(tmp_path / "other", "random_walk", N_BARS, 8)
+    bars = run.bars["BTCUSDT"].copy()
+    behind = bars["ts_ms"] > run.cut.search_end_ms
+    for name in bars.dtype.names:
+        if name != "ts_ms":
+            bars[name][behind] = other.bars["BTCUSDT"][name][behind]
+    changed = open_run([write_bars(tmp_path / "changed.parquet", bars)], root=REPO, out=tmp_path / "changed")
+    assert changed.key != run.key
+    documents = []
+    for each in (run, changed):
+        found = search.search(each)
+        search.write_search(each, found)
+        fitted = stages.calibrate(each)
+        documents.append(
+            (
+                (each.out / "summary.csv").read_bytes(),
+                (each.out / "trials.parquet").read_bytes(),
+                found.params,
+                fitted.document | {"key": ""},
+            )
+        )
+    assert documents[0] == documents[1]
+    assert run.cut.seal(run.bars) != changed.cut.seal(changed.bars)
+
+
+def test_acceptance_never_sees_the_search_part(tmp_path: Path) -> None:
+    run = open_market(tmp_path, "planted", N_BARS, 9)
+    part = run.holdout_parts()[0]
+    assert part.bars["ts_ms"][0] > run.cut.search_end_ms
+    result = go(run)
+    events = result.outcomes.events
+    assert events["ts_ms"].min() > run.cut.holdout_start_ms
+    assert events["a_ts_ms"].min() > run.cut.search_end_ms
+
+
+def test_what_a_stage_wrote_for_other_inputs_is_not_taken(tmp_path: Path) -> None:
+    run = open_market(tmp_path, "planted", 60_000, 10)
+    go(run)
+    other = dataclasses.replace(open_market(tmp_path, "planted", 60_000, 11), out=run.out)
+    assert search.read_params(other) is None
+    assert stages.released_params(other) == search.read_params(other)
+
+
+@pytest.mark.shared
+def test_klines_have_no_ofi_and_what_needs_it_is_insufficient(tmp_path: Path, shared_data: Path) -> None:
+    run = open_run(
+        [shared_data / "klines/spot_BTCUSDT_15m.parquet", shared_data / "klines/spot_ETHUSDT_15m.parquet"],
+        root=REPO,
+        out=tmp_path / "out",
+    )
+    assert not run.has_quotes
+    result = go(run)
+    status = {c.key: c.status for c in result.verdict.criteria}
+    assert status["bucket_ofi_only"] is measures.Status.INSUFFICIENT
+    assert status["events_per_hour"] is measures.Status.NOT_APPLICABLE
+    assert result.verdict.overall is not measures.Status.PASS
+    assert set(np.unique(result.outcomes.events["source"])) <= {1}  # CVD_ONLY: never called fused
+
+
+def test_a_record_too_short_to_cut_is_insufficient_and_says_so(tmp_path: Path) -> None:
+    result = go(open_market(tmp_path, "planted", 400, 12))
+    assert result.verdict.overall is measures.Status.INSUFFICIENT
+    assert len(result.outcomes.events) == 0

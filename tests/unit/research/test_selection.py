@@ -1,0 +1,126 @@
+"""Selection on made-up counts: plateaus, folds, overrides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from v13 import measures
+from v13.detector import DetectorParams
+from v13.errors import ConfigError
+from v13.research import selection
+from v13.research.trials import expand_grid
+
+GRID = {"swing_L": [8, 13], "z_hi": [1.2, 1.6, 2.0], "z_mid": [0.4, 0.6, 0.8]}
+SETTINGS = expand_grid(DetectorParams(), GRID)
+
+
+def counts(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    total = np.full((len(share), 2), n)
+    return total, np.round(share[:, None] * total).astype(np.int64)
+
+
+def number(**values: float) -> int:
+    return next(s.number for s in SETTINGS if all(s.values[k] == v for k, v in values.items()))
+
+
+def test_a_spike_among_poor_neighbours_loses_to_a_plateau() -> None:
+    share = np.full(len(SETTINGS), 0.50)
+    spike = number(swing_L=8, z_hi=1.2, z_mid=0.4)
+    share[spike] = 0.70
+    for z_hi in GRID["z_hi"]:
+        for z_mid in GRID["z_mid"]:
+            share[number(swing_L=13, z_hi=z_hi, z_mid=z_mid)] = 0.58
+    middle = number(swing_L=13, z_hi=1.6, z_mid=0.6)
+    share[middle] = 0.60
+    choice = selection.choose(SETTINGS, *counts(share, 1_000), min_events=100)
+    assert choice.objective.argmax() == spike
+    assert choice.setting == middle
+
+
+def test_a_poor_setting_does_not_win_on_its_neighbours() -> None:
+    share = np.full(len(SETTINGS), 0.6)
+    hole = number(swing_L=13, z_hi=1.6, z_mid=0.6)
+    share[hole] = 0.4
+    choice = selection.choose(SETTINGS, *counts(share, 1_000), min_events=100)
+    assert choice.plateau[hole] == choice.objective[hole] == np.nanmin(choice.plateau)
+
+
+def test_too_few_events_or_a_rate_outside_the_band_is_not_eligible() -> None:
+    share = np.full(len(SETTINGS), 0.6)
+    few = selection.choose(SETTINGS, *counts(share, 99), min_events=100)
+    assert few.setting is None
+    assert "100" in few.reason
+    rate = np.full(len(SETTINGS), 500.0)
+    rate[4] = 50.0
+    assert selection.choose(SETTINGS, *counts(share, 200), 100, rate, (10.0, 100.0)).setting == 4
+
+
+def test_few_events_cannot_shine() -> None:
+    n = np.full((len(SETTINGS), 2), 2_000)
+    hits = np.round(0.57 * n).astype(np.int64)
+    n[0], hits[0] = 110, 66  # 60 %, but of few
+    choice = selection.choose(SETTINGS, n, hits, min_events=100)
+    assert choice.objective[0] < choice.objective[1]
+
+
+def test_the_objective_is_the_wilson_bound() -> None:
+    n, hits = np.array([[200, 150]] * len(SETTINGS)), np.array([[120, 80]] * len(SETTINGS))
+    expected = np.mean([measures.wilson_interval(k, m, 0.9, sides=1)[0] for k, m in ((120, 200), (80, 150))])
+    assert selection.choose(SETTINGS, n, hits, 100).objective[0] == pytest.approx(expected, rel=1e-12)
+
+
+def blocks(share: np.ndarray, n: int, n_blocks: int = 5) -> selection.Counts:
+    """Counts with the given share of hits by (setting, bucket), equal in every block."""
+    total = np.full((len(SETTINGS), n_blocks, 12, 2), n)
+    hits = np.round(share[:, None, :, None] * total).astype(np.int64)
+    return selection.Counts(total, hits, total.sum(axis=1), hits.sum(axis=1), np.full(len(SETTINGS), 30.0))
+
+
+def test_walk_forward_judges_each_block_by_what_was_chosen_before_it() -> None:
+    made = blocks(np.full((len(SETTINGS), 12), 0.5), 20)
+    good, late = number(swing_L=8, z_hi=1.6, z_mid=0.6), number(swing_L=13, z_hi=1.6, z_mid=0.6)
+    near = [s.number for s in SETTINGS if s.values["swing_L"] == 8]
+    made.hits[near] = 12
+    made.hits[good] = 13
+    made.hits[late, 4] = 20  # brilliant in the last block only: too late to be chosen
+    folds = selection.walk_forward(SETTINGS, made, 100, None)
+    assert [f.fold for f in folds] == [1, 2, 3, 4]
+    assert {f.setting for f in folds} == {good}
+    assert all(f.hits == (13 * 12, 13 * 12) and f.n == (240, 240) for f in folds)
+
+
+def test_an_override_must_beat_the_global_setting_out_of_sample_beyond_chance() -> None:
+    share = np.full((len(SETTINGS), 12), 0.55)
+    best = number(swing_L=13, z_hi=1.6, z_mid=0.6)
+    share[[s.number for s in SETTINGS if s.values["swing_L"] == 13]] = 0.58
+    share[best] = 0.60
+    special = [s.number for s in SETTINGS if s.values["swing_L"] == 8]
+    share[special, 3] = 0.75  # one bucket where the short swing is far better
+    share[special, 7] = 0.62  # one where it is a little better
+    made = blocks(share, 100)
+    folds = selection.walk_forward(SETTINGS, made, 100, None)
+    chosen = selection.choose(SETTINGS, made.n_all.sum(axis=1), made.hits_all.sum(axis=1), 100).setting
+    assert chosen == best
+    tests = selection.judge_overrides(SETTINGS, made, folds, chosen, 40, 0.05)
+    assert [t.bucket for t in tests if t.exported] == [3]
+    (override,) = selection.overrides_of(SETTINGS, tests, ("swing_L", "z_hi", "z_mid"))
+    assert dict(override.when) == {"session": "night", "liquidity": "active", "source": "OFI_ONLY"}
+    assert override.set["swing_L"] == 8
+    assert "beats the global setting out of sample" in override.why
+    thin = selection.judge_overrides(SETTINGS, blocks(share, 5), folds, chosen, 40, 0.05)
+    assert not any(t.exported for t in thin)
+    assert all("fewer than 40" in t.reason or "too few" in t.reason for t in thin)
+
+
+def test_a_grid_over_unknown_or_impossible_parameters_is_refused() -> None:
+    with pytest.raises(ConfigError, match="swing"):
+        expand_grid(DetectorParams(), {"swing": [1]})
+    with pytest.raises(ConfigError, match="z_mid <= z_hi"):
+        expand_grid(DetectorParams(), {"z_hi": [0.5], "z_mid": [0.8]})
+
+
+def test_points_with_z_mid_above_z_hi_are_left_out() -> None:
+    settings = expand_grid(DetectorParams(), {"z_hi": [0.5, 1.0], "z_mid": [0.4, 0.8]})
+    assert [(s.values["z_hi"], s.values["z_mid"]) for s in settings] == [(0.5, 0.4), (1.0, 0.4), (1.0, 0.8)]
+    assert [s.number for s in settings] == [0, 1, 2]

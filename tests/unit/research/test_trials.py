@@ -1,0 +1,92 @@
+"""Trials against the plain detector; labels, parts and the cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.oracle.markets import random_bars
+from v13.detector import BAR, DecisionParams, Detector, DetectorParams, FeatureParams, SessionClock, divergences
+from v13.errors import DataError
+from v13.research.cut import make_cut
+from v13.research.trials import SymbolPart, bucket_of, evaluate, expand_grid, find_events, run_trials
+
+BASE = DetectorParams(
+    FeatureParams(window=40), DecisionParams(min_score=20.0, cooldown_ms=5_000, min_swing_bps=0.0, z_hi=1.0, z_mid=0.2)
+)
+CLOCK = SessionClock()
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000))
+def test_every_trial_is_what_the_detector_finds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [SymbolPart(s, random_bars(rng, 900)) for s in ("A", "B")]
+    grid = {"swing_L": [3, 5], "z_hi": [0.5, 1.5], "z_mid": [0.1, 0.4], "ema_k": [1, 4], "cooldown_ms": [0, 20_000]}
+    trials = expand_grid(BASE, grid)
+    outcomes = run_trials(trials, parts, CLOCK, (5, 9), 0.0)
+    assert len(trials) == 32
+    for trial, outcome in zip(trials, outcomes, strict=True):
+        plain = [divergences(Detector(trial.params, CLOCK).run(part.bars)) for part in parts]
+        assert outcome.events.tobytes() == np.concatenate(plain).tobytes()
+
+
+def test_labels_start_at_the_confirming_bar_and_do_not_cross_a_gap() -> None:
+    bars = random_bars(np.random.default_rng(3), 2_000, kind="plain")
+    bars["ts_ms"][1_000:] += 3_600_000
+    part = SymbolPart("A", bars)
+    events, rows = find_events(BASE, CLOCK, part)
+    outcome = evaluate([events], [rows], (10,), 1_000, 0.0)
+    assert len(events) > 10
+    for event, label in zip(outcome.events, outcome.returns[:, 0], strict=True):
+        i = int(event["bar"])
+        if i + 10 >= len(bars) or (i < 1_000 <= i + 10):
+            assert np.isnan(label)
+        else:
+            assert label == np.log(bars["mid"][i + 10] / bars["mid"][i])
+
+
+def test_events_up_to_a_moment_are_left_out_with_their_positions() -> None:
+    part = SymbolPart("A", random_bars(np.random.default_rng(4), 2_000, kind="plain"))
+    events, rows = find_events(BASE, CLOCK, part)
+    moment = int(part.bars["ts_ms"][800])
+    whole = evaluate([events], [rows], (10,), 1_000, 0.0)
+    later = evaluate([events], [rows], (10,), 1_000, 0.0, after_ms=moment)
+    kept = whole.events["ts_ms"] > moment
+    assert 0 < kept.sum() < len(kept)
+    assert later.events.tobytes() == whole.events[kept].tobytes()
+    assert np.array_equal(later.returns, whole.returns[kept], equal_nan=True)
+    (panel,) = later.panels[0]
+    assert len(panel.ret) == len(part.bars) - 801
+    assert np.array_equal(panel.ret[panel.index], later.returns[:, 0], equal_nan=True)
+
+
+def test_selecting_events_selects_their_panels() -> None:
+    rng = np.random.default_rng(5)
+    parts = [SymbolPart(s, random_bars(rng, 2_000, kind="plain")) for s in ("A", "B")]
+    found = [find_events(BASE, CLOCK, p) for p in parts]
+    outcome = evaluate([f[0] for f in found], [f[1] for f in found], (5, 10), 1_000, 0.0)
+    mask = bucket_of(outcome.events) % 3 == 1
+    chosen = outcome.select(mask)
+    assert 0 < len(chosen.events) < len(outcome.events)
+    for h in range(2):
+        rebuilt = np.concatenate([p.ret[p.index] for p in chosen.panels[h]])
+        assert np.array_equal(rebuilt, outcome.returns[mask, h], equal_nan=True)
+
+
+def test_the_cut_leaves_the_gap_to_neither_side() -> None:
+    bars = {"A": random_bars(np.random.default_rng(6), 1_000, kind="plain")}
+    cut = make_cut(bars, 1_000, 0.6, 50)
+    search, behind = cut.search_bars(bars["A"]), cut.holdout_bars(bars["A"])
+    assert len(search) == 600
+    assert len(search) + len(behind) == 1_000
+    assert (behind["ts_ms"] <= cut.holdout_start_ms).sum() == 50
+    assert cut.hours(bars["A"], holdout=False) == pytest.approx(600 / 3600)
+    assert cut.hours(bars["A"], holdout=True) == pytest.approx(350 / 3600)
+
+
+def test_a_cut_needs_bars() -> None:
+    with pytest.raises(DataError, match="no bars"):
+        make_cut({"A": np.zeros(0, BAR)}, 1_000, 0.6, 50)
