@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 
     simulate = actions.add_parser("simulate", help="make the demo market: trades and quotes with a planted edge")
     simulate.add_argument("--out", type=Path, required=True, help="folder for the parquet tapes; must not exist")
-    simulate.add_argument("--hours", type=float, default=60.0)
+    simulate.add_argument("--hours", type=int, default=60)
     simulate.add_argument("--seed", type=int, default=13)
     simulate.set_defaults(run=_simulate)
 

@@ -113,6 +113,7 @@ def write_tape(
     }
     partial = target.with_name(f".{target.name}.partial")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             pq.write_table(table.replace_schema_metadata(meta), file, compression="zstd")
             file.flush()
