@@ -106,8 +106,8 @@ def ingest() -> None:
         packed = zipped.stat().st_size
         print(f"file: {size / 2**20:.0f} MiB, {N_TRADES:,} rows; zip {packed / 2**20:.0f} MiB")
         peer = PEER
-        ours = "import sys; from pathlib import Path; from v13.market import load; load([Path(sys.argv[1])])"
-        startup = "from v13.market import load"
+        ours = "import sys; from pathlib import Path; from v13.market import load; load([Path(sys.argv[1])])\n"
+        startup = "from v13.market import load\n"
         runs = {"peer": [], "csv": [], "zip": [], "startup": []}  # type: dict[str, list[tuple[float, float]]]
         for _ in range(3):
             runs["peer"].append(_process(peer, path))
@@ -196,16 +196,23 @@ def _write_agg_trades(path: Path) -> None:
     ).write_csv(path)
 
 
+_PEAK = """
+import re, resource, sys
+from pathlib import Path
+status = Path("/proc/self/status")
+# ru_maxrss of a child counts the parent it was forked from; VmHWM is its own.
+kib = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) if status.exists() else (
+    resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+)
+print(kib / 1024)
+"""
+
+
 def _process(code: str, path: Path) -> tuple[float, float]:
     """Run code in a process of its own; return seconds and peak MiB."""
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-c", code, str(path)])
-    _, status, usage = os.wait4(child.pid, 0)
-    took = time.perf_counter() - start
-    if status != 0:
-        raise SystemExit(f"a benchmark process failed with status {status}")
-    scale = 1 if sys.platform == "darwin" else 1024
-    return took, usage.ru_maxrss * scale / 2**20
+    done = subprocess.run([sys.executable, "-c", code + _PEAK, str(path)], capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, float(done.stdout)
 
 
 def _median(run: Callable[[], object], times: int) -> float:

@@ -198,8 +198,8 @@ def test_thirty_bars_seen_by_one_source_score_as_by_hand(source: int, score: flo
     assert counted(counters) == {"threshold": 2}
 
 
-@pytest.mark.parametrize("first_late", [10, 16, 22, 24])
-def test_a_gap_between_a_and_the_confirming_bar_ends_the_swing(first_late: int) -> None:
+@pytest.mark.parametrize("first_late", [7, 10, 16, 22, 24])
+def test_a_gap_from_the_left_of_a_to_the_confirming_bar_ends_the_swing(first_late: int) -> None:
     bars = thirty_bars()
     for b in bars[first_late:]:
         b["ts_ms"] += BAR_MS

@@ -52,6 +52,14 @@ def attention(
         for c in signoff["criteria"]
         if c["status"] in ("FAIL", "INSUFFICIENT")
     ]
+    cut = search["cut"]
+    if cut["holdout_start_ms"] >= cut["end_ms"]:
+        span = (cut["end_ms"] - cut["start_ms"]) // cut["bar_ms"]
+        lines.insert(
+            0,
+            f"The record is too short: {span:,} bars, of which the search part takes its share and the purge gap "
+            f"{cut['purge_bars']:,}, so that nothing is left to judge on.",
+        )
     if search["chosen"] is None:
         lines.append(f"No setting was chosen ({search['reason']}); the configured parameters were judged instead.")
     folds = [f for f in search["walk_forward"] if f["setting"] is not None and sum(f["n"])]
