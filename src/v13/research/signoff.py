@@ -154,7 +154,8 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
     document["attention"] = report.attention(document, quality, acceptance, search)
     store.validate(document, SCHEMAS / "signoff.schema.json")
     store.write_json(bundle / "signoff.json", document)
-    picture = figures.png(figures.criteria_figure(verdict, run.simulated))
+    measured = any(c.estimate is not None for c in verdict.criteria)
+    picture = figures.png(figures.criteria_figure(verdict, run.simulated)) if measured else b""
     store.write_text(bundle / "index.html", report.index_page(name, document, picture, NOTEBOOKS))
     store.write_text(bundle / "signoff.junit.xml", report.junit(name, document))
     store.write_text(bundle / "summary.md", report.markdown(name, document))
