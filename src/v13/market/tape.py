@@ -114,6 +114,9 @@ def write_tape(
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot write the tape: {error}") from error
+    try:
         with partial.open("wb") as file:
             pq.write_table(table.replace_schema_metadata(meta), file, compression="zstd")
             file.flush()

@@ -185,9 +185,11 @@ def test_a_tape_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=reason):
             write_tape(tmp_path / "t.parquet", tape, kind=kind, symbol="BTCUSDT", market="usdm")
+    blocked = tmp_path / "a file where a folder should be"
+    blocked.touch()
     with pytest.raises(StoreError, match="cannot write"):
-        write_tape(tmp_path / "no" / "t.parquet", trades, kind="trades", symbol="BTCUSDT", market="usdm")
-    assert list(tmp_path.iterdir()) == []
+        write_tape(blocked / "t.parquet", trades, kind="trades", symbol="BTCUSDT", market="usdm")
+    assert list(tmp_path.iterdir()) == [blocked]
 
 
 # -- the real recordings -----------------------------------------------------------------------------------------------
