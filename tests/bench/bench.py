@@ -140,7 +140,7 @@ def grid() -> None:
 
     def once() -> None:
         outcomes = run_trials(settings, part, SessionClock(), (10, 20), 0.0)
-        selection.count(outcomes, int(bars["ts_ms"][0]), int(bars["ts_ms"][-1]), 5, 1_000, N_BARS / 3600)
+        selection.count(outcomes, [bars["ts_ms"]], int(bars["ts_ms"][0]), int(bars["ts_ms"][-1]), 5, 1_000)
 
     once()
     took = _median(once, 5)

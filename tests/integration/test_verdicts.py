@@ -10,9 +10,11 @@ import pytest
 
 from tests.integration.markets import REPO, open_market, write_bars
 from v13 import measures
+from v13.errors import ConfigError
 from v13.research import search, stages
 from v13.research.acceptance import HoldoutResult
 from v13.research.run import Run, open_run
+from v13.research.signoff import changed_rules
 
 N_BARS = 150_000
 
@@ -121,3 +123,27 @@ def test_a_record_too_short_to_cut_is_insufficient_and_says_so(tmp_path: Path) -
     result = go(open_market(tmp_path, "planted", 400, 12))
     assert result.verdict.overall is measures.Status.INSUFFICIENT
     assert len(result.outcomes.events) == 0
+
+
+def test_the_purge_gap_covers_the_longest_memory_in_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = open_market(tmp_path, "random_walk", 20_000, 13)
+    monkeypatch.setenv("V13__SEARCH__GRID__WINDOW", "[100, 5000]")
+    long = open_market(tmp_path, "random_walk", 20_000, 13)
+    assert long.cut.purge_bars == short.cut.purge_bars + 4_700
+    monkeypatch.setenv("V13__SEARCH__PURGE_BARS", "700")
+    with pytest.raises(ConfigError, match="purge_bars"):
+        open_market(tmp_path, "random_walk", 20_000, 13)
+
+
+def test_rules_that_were_changed_are_named_and_a_dropped_horizon_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert changed_rules(open_market(tmp_path, "random_walk", 2_000, 14).config) == []
+    monkeypatch.setenv("V13__SEARCH__HORIZONS_BARS", "[10, 2000]")
+    monkeypatch.setenv("V13__ACCEPTANCE__ALPHA", "0.2")
+    run = open_market(tmp_path, "planted", 60_000, 14)
+    assert [c.split(" is ")[0] for c in changed_rules(run.config)] == ["acceptance.alpha", "search.horizons_bars"]
+    result = go(run)
+    status = {c.key: c.status for c in result.verdict.criteria}
+    assert status["accuracy_20"] is measures.Status.NOT_RUN
+    assert "accuracy_20" in {c.key for c in result.verdict.open}

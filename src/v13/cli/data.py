@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from v13.cli.options import log, print_json
+from v13.cli.options import log, print_json, seed
 from v13.errors import EXIT_OK, ConfigError
 
 __all__ = ["add"]
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     simulate = actions.add_parser("simulate", help="make the demo market: trades and quotes with a planted edge")
     simulate.add_argument("--out", type=Path, required=True, help="folder for the parquet tapes; must not exist")
     simulate.add_argument("--hours", type=int, default=60)
-    simulate.add_argument("--seed", type=int, default=13)
+    simulate.add_argument("--seed", type=seed, default=13)
     simulate.set_defaults(run=_simulate)
 
     download = actions.add_parser("download", help="fetch Binance's public dumps, checksums verified")

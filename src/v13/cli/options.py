@@ -6,17 +6,18 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from v13.errors import ConfigError
-from v13.research.notebook import demo_data, find_root
-from v13.research.run import Run, open_run
 
-__all__ = ["add_run_options", "data_paths", "log", "open_from", "print_json", "project_root"]
+if TYPE_CHECKING:  # research takes seconds to import: a typing error is told before that
+    from v13.research.run import Run
+
+__all__ = ["add_run_options", "check_paths", "data_paths", "log", "open_from", "print_json", "project_root", "seed"]
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add --data, --demo, --symbol, --out, --env, --seed and --set."""
+    """Add --data or --demo, --symbol, --out, --env, --seed and --root."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--data",
@@ -28,36 +29,58 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--symbol", help="only this symbol of the recordings")
     parser.add_argument("--out", default="runs/real_test", help="folder of the artifacts (default: %(default)s)")
     parser.add_argument("--env", choices=("development", "testing", "production"), help="config layer to add")
-    parser.add_argument("--seed", type=int, help="default: run.seed of the config")
+    parser.add_argument("--seed", type=seed, help="default: run.seed of the config")
     parser.add_argument("--root", type=Path, help="folder that holds config/ (default: found upward from here)")
+
+
+def seed(text: str) -> int:
+    """Read a seed: a whole number from 0 to 2^32 - 1."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise ValueError(text)
+    return value
 
 
 def project_root(arguments: argparse.Namespace) -> Path:
     """Return the folder that holds config/."""
+    from v13.research.notebook import find_root
+
     return Path(arguments.root) if arguments.root else find_root(Path.cwd())
 
 
 def data_paths(arguments: argparse.Namespace, root: Path) -> list[Path]:
-    """Return the recordings named on the command line, or the demo's.
+    """Return the recordings named on the command line, or the demo's."""
+    from v13.research.notebook import demo_data
+
+    if not arguments.demo:
+        return [Path(p) for p in arguments.data]
+    if not list((root / "runs" / "demo").glob("*.parquet")):
+        log("simulating the demo market into runs/demo")
+    return demo_data(root)
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Refuse recordings that do not exist and outputs that are files, before anything heavy is imported.
 
     Raises
     ------
     ConfigError
-        A path does not exist.
+        Naming the option and the path.
     """
-    if arguments.demo:
-        if not list((root / "runs" / "demo").glob("*.parquet")):
-            log("simulating the demo market into runs/demo")
-        return demo_data(root)
-    paths = [Path(p) for p in arguments.data]
-    for path in paths:
-        if not path.exists():
-            raise ConfigError(f"--data: {path}: no such file or folder")
-    return paths
+    for text in arguments.data or []:
+        if not Path(text).exists():
+            raise ConfigError(f"--data: {text}: no such file or folder")
+    for option in ("out", "reports"):
+        text = getattr(arguments, option, None)
+        if text is not None and Path(text).exists() and not Path(text).is_dir():
+            raise ConfigError(f"--{option}: {text} is a file; give a folder")
 
 
 def open_from(arguments: argparse.Namespace) -> Run:
     """Open the run the options describe."""
+    check_paths(arguments)
+    from v13.research.run import open_run
+
     root = project_root(arguments)
     return open_run(
         data_paths(arguments, root),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from v13.cli.options import add_run_options, data_paths, log, project_root
+from v13.cli.options import add_run_options, check_paths, data_paths, log, project_root
 
 __all__ = ["add"]
 
@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    check_paths(arguments)
     from v13.research.signoff import sign_off
 
     root = project_root(arguments)

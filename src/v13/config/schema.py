@@ -295,6 +295,7 @@ class Calibration(Section):
 
     n_bins: int = Field(default=10, ge=2, le=100, description="bins of reliability and decile tables")
     folds: int = Field(default=5, ge=2, le=50, description="folds in time for the out-of-fold fit")
+    min_events: int = Field(default=50, ge=10, description="fewest labelled events of any fit")
     isotonic_floor: int = Field(default=1000, ge=2, description="fewest events of an isotonic fit; below it a sigmoid")
 
 

@@ -334,7 +334,9 @@ def _needed(min_accuracy: float, alpha: float) -> int:
 
 
 def _p(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+    if value is None:
+        return "none"
+    return "< 0.0001" if value < 0.00005 else f"{value:.4f}"
 
 
 def _range(interval: Bound | None, digits: int = 3) -> str:

@@ -21,8 +21,9 @@ from v13.research.calibration import Quality, quality
 from v13.research.cut import Cut
 from v13.research.trials import Outcomes, SymbolPart, bucket_of, evaluate, find_events
 
-__all__ = ["BucketRow", "HoldoutResult", "HorizonRow", "accept"]
+__all__ = ["BucketRow", "HoldoutResult", "HorizonRow", "accept", "min_shift_bars"]
 
+GUIDE_HORIZONS_BARS = (10, 20)  # deployment guide: acc@10, acc@20
 PRODUCTION_CRITERIA = (
     ("compute_p95", "Detection latency P95", "acceptance.compute_p95_ms", "ms"),
     ("event_p95", "Event latency P95", "acceptance.event_p95_ms", "ms"),
@@ -127,8 +128,7 @@ def accept(
         after_ms=cut.holdout_start_ms,
     )
     hours = sum(cut.hours(part.bars, holdout=True) for part in parts)
-    longest = max(p.swing_L for p in params.bucket_params())
-    min_shift = gate.min_shift_bars or 2 * (max(horizons) + 2 * longest)
+    min_shift = min_shift_bars(config, params)
     block_ms = min_shift * cut.bar_ms
 
     rows = tuple(
@@ -163,6 +163,16 @@ def accept(
         )
         for row in rows
     ]
+    criteria.extend(
+        measures.Criterion.not_run(
+            f"accuracy_{horizon}",
+            f"Accuracy after {horizon} bars",
+            threshold=gate.min_accuracy,
+            detail=f"{horizon} bars are not among search.horizons_bars, so the guide's criterion was not looked at.",
+        )
+        for horizon in GUIDE_HORIZONS_BARS
+        if horizon not in horizons
+    )
     criteria.append(
         measures.judge_monotonicity(
             {r.horizon_bars: r.rho for r in rows},
@@ -197,6 +207,12 @@ def accept(
     criteria.append(measures.judge_median_score(median, gate.min_median_score, n, gate.min_events))
     criteria.extend(_not_run(config))
     return HoldoutResult(measures.Verdict.of(criteria), rows, buckets, outcomes, hours, per_hour, median, min_shift)
+
+
+def min_shift_bars(config: Config, params: DetectorParams) -> int:
+    """Return the least shift of the null: the configured one, else twice the reach of a label and a pivot pair."""
+    longest = max(p.swing_L for p in params.bucket_params())
+    return config.acceptance.min_shift_bars or 2 * (max(config.search.horizons_bars) + 2 * longest)
 
 
 def _horizon_row(

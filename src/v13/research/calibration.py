@@ -6,6 +6,7 @@ that the fold's own fit never saw, and again from the holdout, in acceptance.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +127,7 @@ def fit_horizon(
     if n < min_events:
         empty = Quality(n, None, None, None, None, ())
         return HorizonFit(horizon, "insufficient", n, 0, None, empty, (), None)
+    n_folds = min(n_folds, n)
     prob, prior = np.full(n, np.nan), np.full(n, np.nan)
     fold = np.arange(n) * n_folds // n
     reach_ms = horizon * bar_ms
@@ -173,7 +175,7 @@ def quality(
         measures.brier(prob, label),
         float(np.mean((np.broadcast_to(prior, n) - label) ** 2)),
         measures.reliability_error(prob, label.astype(np.int8), n_bins),
-        (interval.low, interval.high),
+        (interval.low, interval.high) if math.isfinite(interval.low + interval.high) else None,
         tuple(map(dict, measures.reliability_curve(prob, label, n_bins))),
     )
 

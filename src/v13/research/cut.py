@@ -48,8 +48,8 @@ class Cut:
         return bars[int(np.searchsorted(bars["ts_ms"], self.search_end_ms, side="right")) :]
 
     def hours(self, bars: Records, *, holdout: bool) -> float:
-        """Return the recorded hours (bars present, gaps left out) of the search part or of the holdout proper."""
-        ts = bars["ts_ms"]
+        """Return the recorded hours (bars with a price; gaps left out) of the search part or of the holdout proper."""
+        ts = bars["ts_ms"][np.isfinite(bars["mid"]) | np.isfinite(bars["close"])]
         n = np.count_nonzero(ts > self.holdout_start_ms) if holdout else np.count_nonzero(ts <= self.search_end_ms)
         return int(n) * self.bar_ms / 3_600_000
 

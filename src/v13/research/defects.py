@@ -12,7 +12,7 @@ __all__ = ["defect_rows", "gap_list", "n_bad_rows", "quality_document", "source_
 # Counted per stretch or per missing thing, not per row.
 _NOT_ROWS: Final = ("gaps", "id_gaps", "missing_bars", "partial_bars")
 # Normal in honest recordings; shown, not alarming.
-_NORMAL: Final = ("equal_rows", "locked", "time_back")
+_NORMAL: Final = ("equal_rows", "locked", "time_back", "zero_volume")
 
 
 def defect_rows(recording: Recording) -> list[dict[str, Any]]:

@@ -190,6 +190,7 @@ def execute(name: str, folder: Path, executed: Path, parameters: Mapping[str, An
             parameters=dict(parameters),
             progress_bar=progress,
             log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # errors of cells come back by themselves
             kernel_name="python3",
             config=Traits({"KernelManager": {"transport": "ipc"}}),  # no TCP ports, and no warning about them
         )

@@ -44,7 +44,13 @@ def summary_sentence(signoff: dict[str, Any]) -> str:
 
 
 def attention(
-    signoff: dict[str, Any], quality: dict[str, Any], acceptance: dict[str, Any], search: dict[str, Any]
+    signoff: dict[str, Any],
+    quality: dict[str, Any],
+    acceptance: dict[str, Any],
+    search: dict[str, Any],
+    *,
+    alpha: float,
+    changed: Sequence[str],
 ) -> list[str]:
     """Return what a release manager should look at, worst first; never empty."""
     lines = [
@@ -52,6 +58,8 @@ def attention(
         for c in signoff["criteria"]
         if c["status"] in ("FAIL", "INSUFFICIENT")
     ]
+    if changed:
+        lines.insert(0, f"Judged by other rules than the product's: {'; '.join(changed)}.")
     cut = search["cut"]
     if cut["holdout_start_ms"] >= cut["end_ms"]:
         span = (cut["end_ms"] - cut["start_ms"]) // cut["bar_ms"]
@@ -71,7 +79,7 @@ def attention(
         )
     for row in acceptance["horizons"]:
         p, naive = row["p"], row["p_naive"]
-        if p is not None and naive is not None and naive < 0.05 <= p:
+        if p is not None and naive is not None and naive < alpha <= p:
             lines.append(
                 f"At {row['horizon_bars']} bars a naive test would call the accuracy significant (p {naive:.4f}); "
                 f"the honest one does not (p {p:.3f})."
@@ -217,8 +225,8 @@ def _needed(c: dict[str, Any]) -> str:
         return ""
     if isinstance(limit, (list, tuple)):
         return f"{limit[0]:g} to {limit[1]:g} {c['unit']}".rstrip()
-    if c["status"] == "NOT RUN":
-        word = "below"
+    if c["key"].startswith(("accuracy", "bucket")):
+        word = "at least"
     else:
-        word = "at least" if c["key"].startswith(("accuracy", "bucket")) else "above"
+        word = "below" if c["status"] == "NOT RUN" else "above"
     return f"{word} {limit:g} {c['unit']}".rstrip()

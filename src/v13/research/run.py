@@ -22,7 +22,7 @@ from v13.config import Config
 from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
 from v13.errors import ConfigError
 from v13.research.cut import Cut, Records, make_cut
-from v13.research.trials import SymbolPart
+from v13.research.trials import SymbolPart, expand_grid
 
 __all__ = ["Run", "detector_params", "open_run", "read_policy"]
 
@@ -173,15 +173,17 @@ def purge_bars(config: Config, params: DetectorParams) -> int:
     ConfigError
         The configured gap is shorter than what the detector and the labels can reach across.
     """
-    longest_swing = max([params.decision.swing_L, *map(int, config.search.grid.get("swing_L", []))])
-    needed = longest_swing + max(config.search.horizons_bars) + params.features.memory_bars
+    settings = expand_grid(params, config.search.grid)
+    longest_swing = max(s.params.decision.swing_L for s in settings)
+    memory = max(s.params.features.memory_bars for s in settings)
+    needed = longest_swing + max(config.search.horizons_bars) + memory
     configured = config.search.purge_bars
     if configured is None:
         return needed
     if configured < needed:
         raise ConfigError(
             f"search.purge_bars: expected at least {needed} (swing {longest_swing} + horizon "
-            f"{max(config.search.horizons_bars)} + feature memory {params.features.memory_bars}), found {configured}"
+            f"{max(config.search.horizons_bars)} + feature memory {memory}), found {configured}"
         )
     return configured
 

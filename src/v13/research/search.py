@@ -56,9 +56,10 @@ def search(run: Run, progress: Callable[[int, int], None] | None = None) -> Sear
     settings = expand_grid(run.params, config.grid)
     outcomes = run_trials(settings, parts, run.sessions, horizons, config.cost_bps, progress)
     hours = sum(run.cut.hours(p.bars, holdout=False) for p in parts)
-    counts = selection.count(outcomes, run.cut.start_ms, run.cut.search_end_ms, config.folds + 1, run.cut.bar_ms, hours)
+    times = [p.bars["ts_ms"][np.isfinite(p.bars["mid"]) | np.isfinite(p.bars["close"])] for p in parts]
+    counts = selection.count(outcomes, times, run.cut.start_ms, run.cut.search_end_ms, config.folds + 1, run.cut.bar_ms)
     n_all, hits_all = counts.n_all.sum(axis=1), counts.hits_all.sum(axis=1)
-    choice = selection.choose(settings, n_all, hits_all, config.min_events, counts.events_per_hour, run.band)
+    choice = selection.choose(settings, n_all, hits_all, config.min_events, counts.events_per_hour(), run.band)
     folds = selection.walk_forward(settings, counts, config.min_events, run.band)
     tests = selection.judge_overrides(
         settings, counts, folds, choice.setting, config.min_bucket_events, run.config.acceptance.alpha
@@ -80,6 +81,7 @@ def search(run: Run, progress: Callable[[int, int], None] | None = None) -> Sear
 def trial_table(result: SearchResult) -> pl.DataFrame:
     """Return one row for every setting and bucket (and `all`), every horizon side by side."""
     rows: list[dict[str, Any]] = []
+    rate = result.counts.events_per_hour()
     for setting, outcome in zip(result.settings, result.outcomes, strict=True):
         s = setting.number
         scores = outcome.events["score"]
@@ -108,7 +110,7 @@ def trial_table(result: SearchResult) -> pl.DataFrame:
             if bucket < 0:
                 row |= {
                     "n_events": len(scores),
-                    "events_per_hour": float(result.counts.events_per_hour[s]),
+                    "events_per_hour": float(rate[s]),
                     "median_score": float(np.median(scores)) if len(scores) else None,
                     "objective": float(result.choice.objective[s]),
                     "plateau": None if np.isnan(result.choice.plateau[s]) else float(result.choice.plateau[s]),

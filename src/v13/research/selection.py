@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from v13 import measures
-from v13.detector import BucketOverride
+from v13.detector import BucketOverride, FeatureParams
 from v13.detector.dtypes import CHANNELS, N_BUCKETS
 from v13.detector.params import LIQUIDITIES, SESSIONS
 from v13.research.trials import Outcomes, Setting, bucket_of
@@ -47,14 +47,23 @@ class Counts:
         left out of the block counts, so that blocks do not overlap.
     n_all, hits_all : (S, 12, H) int64
         The same without blocks and without that loss.
-    events_per_hour : (S,) float64
+    n_events : (S, K) int64
+        All events by block, labelled or not.
+    hours : (K,) float64
+        Recorded hours of each block, all symbols.
     """
 
     n: I8
     hits: I8
     n_all: I8
     hits_all: I8
-    events_per_hour: F8
+    n_events: I8
+    hours: F8
+
+    def events_per_hour(self, before: int | None = None) -> F8:
+        """Return (S,) events an hour and symbol in the blocks before block `before` (None: in all)."""
+        hours = float(self.hours[:before].sum())
+        return self.n_events[:, :before].sum(axis=1) / hours if hours > 0 else np.zeros(len(self.n_events))
 
 
 @dataclass(frozen=True)
@@ -94,13 +103,21 @@ class OverrideTest:
     reason: str
 
 
-def count(outcomes: Sequence[Outcomes], start_ms: int, end_ms: int, n_blocks: int, bar_ms: int, hours: float) -> Counts:
-    """Count hits and misses of every setting over equal time blocks of the search part."""
+def count(
+    outcomes: Sequence[Outcomes], times: Sequence[I8], start_ms: int, end_ms: int, n_blocks: int, bar_ms: int
+) -> Counts:
+    """Count hits and misses of every setting over equal time blocks of the search part.
+
+    Parameters
+    ----------
+    times : one (n,) int64 a symbol
+        Close times of the bars that have a price.
+    """
     horizons = outcomes[0].horizons
     shape = (len(outcomes), n_blocks, N_BUCKETS, len(horizons))
     n, hits = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     n_all, hits_all = np.zeros((shape[0], *shape[2:]), np.int64), np.zeros((shape[0], *shape[2:]), np.int64)
-    rate = np.zeros(shape[0])
+    n_events = np.zeros(shape[:2], np.int64)
     edges = start_ms + (end_ms - start_ms) * np.arange(n_blocks + 1) // n_blocks
     reach_ms = max(horizons) * bar_ms
     for s, outcome in enumerate(outcomes):
@@ -108,14 +125,15 @@ def count(outcomes: Sequence[Outcomes], start_ms: int, end_ms: int, n_blocks: in
         bucket = bucket_of(events)
         block = np.clip(np.searchsorted(edges, events["ts_ms"], side="left") - 1, 0, n_blocks - 1)
         inside = events["ts_ms"] + reach_ms <= edges[block + 1]
-        rate[s] = events.size / hours if hours > 0 else 0.0
+        n_events[s] = np.bincount(block, minlength=n_blocks)
         for h in range(len(horizons)):
             judged = outcome.hits[:, h] >= 0
             for total, mask in ((n_all[s, :, h], judged), (hits_all[s, :, h], outcome.hits[:, h] == 1)):
                 np.add.at(total, bucket[mask], 1)
             for table, mask in ((n, judged & inside), (hits, (outcome.hits[:, h] == 1) & inside)):
                 np.add.at(table[s, :, :, h], (block[mask], bucket[mask]), 1)
-    return Counts(n, hits, n_all, hits_all, rate)
+    recorded = sum((np.histogram(ts, bins=edges + 1)[0] for ts in times), np.zeros(n_blocks, np.int64))
+    return Counts(n, hits, n_all, hits_all, n_events, recorded * bar_ms / 3_600_000)
 
 
 def choose(
@@ -177,7 +195,7 @@ def walk_forward(
             counts.n[:, :k].sum(axis=(1, 2)),
             counts.hits[:, :k].sum(axis=(1, 2)),
             min_events * k / n_blocks,
-            counts.events_per_hour,
+            counts.events_per_hour(before=k),
             band,
         )
         if choice.setting is None:
@@ -204,35 +222,48 @@ def judge_overrides(
     counted once), Holm over the buckets tried. The two event sets overlap, which makes the test conservative.
     """
     n_blocks = counts.n.shape[1]
+    groups: dict[FeatureParams, list[int]] = {}  # an override sets thresholds: features are the same for all buckets
+    for s in settings:
+        groups.setdefault(s.params.features, []).append(s.number)
+
+    def own_choice(like: int, n: I8, hits: I8, least: float) -> int | None:
+        group = groups[settings[like].params.features]
+        choice = choose([settings[s] for s in group], n[group], hits[group], least)
+        return None if choice.setting is None else group[choice.setting]
+
     rows: list[tuple[int, int | None, float, float, float, float, float, str]] = []
     for bucket in range(N_BUCKETS):
         own_n = own_hits = global_n = global_hits = 0.0
         for fold in folds:
             k = fold.fold
-            own = choose(
-                settings,
+            if fold.setting is None:
+                continue
+            own = own_choice(
+                fold.setting,
                 counts.n[:, :k, bucket].sum(axis=1),
                 counts.hits[:, :k, bucket].sum(axis=1),
                 min_bucket_events * k / n_blocks,
             )
-            if own.setting is None or fold.setting is None:
+            if own is None:
                 continue
-            own_n += counts.n[own.setting, k, bucket].mean()
-            own_hits += counts.hits[own.setting, k, bucket].mean()
+            own_n += counts.n[own, k, bucket].mean()
+            own_hits += counts.hits[own, k, bucket].mean()
             global_n += counts.n[fold.setting, k, bucket].mean()
             global_hits += counts.hits[fold.setting, k, bucket].mean()
-        final = choose(settings, counts.n_all[:, bucket], counts.hits_all[:, bucket], min_bucket_events)
+        final = None
+        if chosen is not None:
+            final = own_choice(chosen, counts.n_all[:, bucket], counts.hits_all[:, bucket], min_bucket_events)
         reason = ""
         p = math.nan
         if chosen is None:
             reason = "no global setting to beat"
-        elif final.setting is None:
+        elif final is None:
             reason = f"fewer than {min_bucket_events} labelled events in every setting: stays with the global one"
         elif min(own_n, global_n) < min_bucket_events:
             reason = "too few events out of sample to compare: stays with the global one"
         else:
             p = _two_proportions(own_hits, own_n, global_hits, global_n)
-        rows.append((bucket, final.setting, own_hits, own_n, global_hits, global_n, p, reason))
+        rows.append((bucket, final, own_hits, own_n, global_hits, global_n, p, reason))
     corrected = measures.holm(np.array([r[6] for r in rows]))
     tests = []
     for (bucket, setting, own_hits, own_n, global_hits, global_n, p, reason), p_corrected in zip(

@@ -14,6 +14,7 @@ from typing import Any
 
 import v13
 from v13 import measures, store
+from v13.config import Config
 from v13.errors import EXIT_GATE, EXIT_OK
 from v13.research import figures, report
 from v13.research.defects import gap_list, n_bad_rows, source_rows
@@ -23,6 +24,19 @@ from v13.research.stages import CALIBRATION_FILE, SCHEMAS
 
 __all__ = ["SignOff", "sign_off"]
 
+# The settings a verdict depends on; a changed one is named on the first page.
+_RULES = {
+    "acceptance": (
+        "min_accuracy",
+        "alpha",
+        "events_per_hour",
+        "min_median_score",
+        "min_events",
+        "production_bar_ms",
+        "min_shift_bars",
+    ),
+    "search": ("horizons_bars", "min_bucket_events", "cost_bps", "search_share"),
+}
 ARTIFACTS = (
     "best_global.yaml",
     "best_by_bucket.yaml",
@@ -151,7 +165,9 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
         "attention": [],
         "artifacts": {artifact: store.sha256_file(bundle / "artifacts" / artifact) for artifact in names},
     }
-    document["attention"] = report.attention(document, quality, acceptance, search)
+    document["attention"] = report.attention(
+        document, quality, acceptance, search, alpha=run.config.acceptance.alpha, changed=changed_rules(run.config)
+    )
     store.validate(document, SCHEMAS / "signoff.schema.json")
     store.write_json(bundle / "signoff.json", document)
     measured = any(c.estimate is not None for c in verdict.criteria)
@@ -160,6 +176,18 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
     store.write_text(bundle / "signoff.junit.xml", report.junit(name, document))
     store.write_text(bundle / "summary.md", report.markdown(name, document))
     return document
+
+
+def changed_rules(config: Config) -> list[str]:
+    """Return the judging rules a config changes, each with the product's own value."""
+    product = Config()
+    changed = []
+    for section, names in _RULES.items():
+        for name in names:
+            own, default = getattr(getattr(config, section), name), getattr(getattr(product, section), name)
+            if own != default:
+                changed.append(f"{section}.{name} is {own} (product: {default})")
+    return changed
 
 
 def _data_row(run: Run, symbol: str) -> dict[str, Any]:

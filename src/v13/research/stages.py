@@ -18,7 +18,7 @@ import numpy as np
 from v13 import measures, store
 from v13.detector import CalibrationMap, DetectorParams
 from v13.research import figures
-from v13.research.acceptance import HoldoutResult, accept
+from v13.research.acceptance import HoldoutResult, accept, min_shift_bars
 from v13.research.calibration import HorizonFit, fit_horizon, map_document, quality_dict
 from v13.research.defects import gap_list, n_bad_rows, quality_document
 from v13.research.notebook import StepVerdict
@@ -105,15 +105,14 @@ def calibrate(run: Run) -> CalibrationResult:
             n_folds=config.calibration.folds,
             n_bins=config.calibration.n_bins,
             isotonic_floor=config.calibration.isotonic_floor,
-            min_events=config.acceptance.min_events,
+            min_events=config.calibration.min_events,
             bar_ms=run.cut.bar_ms,
             n_bootstrap=config.acceptance.n_bootstrap,
             seed=run.seed,
         )
         for h in range(len(horizons))
     ]
-    longest = max(p.swing_L for p in params.bucket_params())
-    min_shift = 2 * (max(horizons) + 2 * longest)
+    min_shift = min_shift_bars(config, params)
     monotonicity = []
     for h, horizon in enumerate(horizons):
         labelled = ~np.isnan(outcomes.returns[:, h])

@@ -94,6 +94,7 @@ def cut(run: Run) -> Table:
 def top_settings(result: SearchResult, n: int = 10) -> Table:
     """The settings with the highest plateaus."""
     choice = result.choice
+    rate = result.counts.events_per_hour()
     order = sorted(
         (s.number for s in result.settings),
         key=lambda s: (not choice.eligible[s], -_or(float(choice.plateau[s]), -1.0), -choice.objective[s], s),
@@ -106,7 +107,7 @@ def top_settings(result: SearchResult, n: int = 10) -> Table:
             row[f"n@{horizon}"] = int(totals[h])
             row[f"acc@{horizon}"] = _share(hits[h], totals[h])
         row |= {
-            "events/h": round(float(result.counts.events_per_hour[s]), 2),
+            "events/h": round(float(rate[s]), 2),
             "objective": round(float(choice.objective[s]), 4),
             "plateau": _round(choice.plateau[s], 4),
             "eligible": bool(choice.eligible[s]),
@@ -193,8 +194,8 @@ def monotonicity(result: CalibrationResult) -> Table:
                 "horizon": m.horizon_bars,
                 "n": m.n,
                 "rho": _round(m.rho, 4),
-                "p (shifts)": _round(m.p, 4),
-                "p (naive)": _round(m.p_naive, 4),
+                "p (shifts)": chance(m.p),
+                "p (naive)": chance(m.p_naive),
             }
             for m in result.monotonicity
         ]
@@ -233,12 +234,12 @@ def horizons(result: HoldoutResult) -> Table:
                 "unlabelled": a.n_unlabelled,
                 "accuracy": _round(a.accuracy, 4),
                 "95 %": interval(r.accuracy_interval, 3),
-                "p (shifts)": _round(r.p, 4),
-                "p (naive)": _round(r.p_naive, 4),
+                "p (shifts)": chance(r.p),
+                "p (naive)": chance(r.p_naive),
                 "rho": _round(r.rho, 3),
                 "rho 95 %": interval(r.rho_interval, 3),
-                "rho p (shifts)": _round(r.rho_p, 4),
-                "rho p (naive)": _round(r.rho_p_naive, 4),
+                "rho p (shifts)": chance(r.rho_p),
+                "rho p (naive)": chance(r.rho_p_naive),
                 "mean return, bp": _round(None if r.mean_return is None else 1e4 * r.mean_return, 3),
             }
         )
@@ -254,8 +255,8 @@ def buckets(result: HoldoutResult) -> Table:
                 "horizon": b.horizon_bars,
                 "n": b.accuracy.n_hits + b.accuracy.n_misses,
                 "accuracy": _round(b.accuracy.accuracy, 3),
-                "p (shifts)": _round(b.p, 4),
-                "p corrected": _round(b.p_corrected, 4),
+                "p (shifts)": chance(b.p),
+                "p corrected": chance(b.p_corrected),
             }
             for b in result.buckets
         ]
@@ -272,7 +273,7 @@ def criteria(verdict: measures.Verdict) -> Table:
                 "estimate": _round(c.estimate, 4),
                 "95 % interval": interval(c.interval, 3),
                 "threshold": limit(c.threshold),
-                "p": _round(c.p, 4),
+                "p": chance(c.p),
                 "n": "" if c.n is None else c.n,
                 "in words": c.detail,
             }
@@ -297,6 +298,13 @@ def moment(ts_ms: int) -> str:
 def interval(ends: tuple[float, float] | None, digits: int) -> str:
     """Return "low to high"."""
     return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+
+def chance(p: float | None) -> str:
+    """Return a p-value; never one that reads as zero."""
+    if p is None:
+        return ""
+    return "< 0.0001" if p < 0.00005 else f"{p:.4f}"
 
 
 def limit(threshold: Any) -> str:

@@ -63,7 +63,7 @@ class Outcomes:
 
     events (k,) EVENT; symbol (k,) int64, index into the parts; returns (k, H) float64, forward log returns, NaN
     where unlabelled; hits (k, H) int8, see `measures.hits`; panels holds for each horizon one `measures.Panel` a
-    symbol.
+    symbol, all on one grid of times, so that a shift moves every symbol by the same time.
     """
 
     events: Records
@@ -149,8 +149,7 @@ def evaluate(
     else:
         starts = [int(np.searchsorted(r["ts_ms"], after_ms, side="right")) for r in rows]
     kept = [e[e["bar"] >= first] for e, first in zip(events, starts, strict=True)]
-    labels = [_labels(r[first:], horizons, bar_ms) for r, first in zip(rows, starts, strict=True)]
-    return _outcomes(kept, labels, horizons, cost_bps, starts)
+    return _outcomes(kept, _label(rows, horizons, bar_ms, starts), horizons, cost_bps)
 
 
 def run_trials(
@@ -170,13 +169,12 @@ def run_trials(
     for features, group in by_features.items():
         base = DetectorParams(features)
         rows = [compute_features(base, part.bars, sessions) for part in parts]
-        labels = [_labels(r, horizons, bar_ms) for r in rows]
-        starts = [0] * len(rows)
+        labelled = _label(rows, horizons, bar_ms, [0] * len(rows))
         for swing_L in sorted({s.params.decision.swing_L for s in group}):
             scanned = [candidates(r, swing_L, bar_ms) for r in rows]
             for setting in (s for s in group if s.params.decision.swing_L == swing_L):
                 events = [replay(c, setting.params) for c in scanned]
-                results[setting.number] = _outcomes(events, labels, horizons, cost_bps, starts)
+                results[setting.number] = _outcomes(events, labelled, horizons, cost_bps)
                 if progress is not None:
                     progress(len(results), len(settings))
     return [results[s.number] for s in settings]
@@ -190,28 +188,51 @@ def bucket_of(events: Records) -> I8:
     return numbers
 
 
-def _labels(rows: Records, horizons: tuple[int, ...], bar_ms: int) -> list[F8]:
-    segment = measures.segments(rows["ts_ms"], bar_ms)
-    return [measures.forward_returns(rows["px"], segment, h) for h in horizons]
+@dataclass(frozen=True)
+class _Labelled:
+    """Returns of each symbol on the common grid; `position`: the place there of each of its bars from `start` on."""
+
+    start: int
+    position: I8
+    returns: tuple[F8, ...]
+
+
+def _label(rows: Sequence[Records], horizons: tuple[int, ...], bar_ms: int, starts: Sequence[int]) -> list[_Labelled]:
+    """Label every bar of every symbol and lay the labels on one grid: the times at which any symbol has a bar.
+
+    Symbols may have holes and spans of their own. Row numbers would fall out of step at the first hole, and a shift
+    by rows would then tear correlated symbols apart under the null but not in what was observed.
+    """
+    times = [r["ts_ms"][first:] for r, first in zip(rows, starts, strict=True)]
+    grid = np.unique(np.concatenate(times)) if times else np.zeros(0, np.int64)
+    found = []
+    for row, ts, first in zip(rows, times, starts, strict=True):
+        position = np.searchsorted(grid, ts)
+        segment = measures.segments(ts, bar_ms)
+        returns = []
+        for h in horizons:
+            on_grid = np.full(len(grid), np.nan)
+            on_grid[position] = measures.forward_returns(row["px"][first:], segment, h)
+            returns.append(on_grid)
+        found.append(_Labelled(first, position, tuple(returns)))
+    return found
 
 
 def _outcomes(
-    events: Sequence[Records],
-    labels: Sequence[Sequence[F8]],
-    horizons: tuple[int, ...],
-    cost_bps: float,
-    starts: Sequence[int],
+    events: Sequence[Records], labelled: Sequence[_Labelled], horizons: tuple[int, ...], cost_bps: float
 ) -> Outcomes:
-    """Pool events with their labels; `starts` is the running number of the first labelled bar of each symbol."""
+    """Pool the events of all symbols with their labels."""
     pooled = np.concatenate(list(events))
     symbol = np.repeat(np.arange(len(events)), [e.size for e in events])
-    at = [e["bar"] - first for e, first in zip(events, starts, strict=True)]
-    returns = np.concatenate([np.column_stack([label[i] for label in of]) for i, of in zip(at, labels, strict=True)])
+    at = [own.position[e["bar"] - own.start] for e, own in zip(events, labelled, strict=True)]
+    returns = np.concatenate(
+        [np.column_stack([r[i] for r in own.returns]) for i, own in zip(at, labelled, strict=True)]
+    )
     hits = np.column_stack([measures.hits(returns[:, h], pooled["side"], cost_bps) for h in range(len(horizons))])
     panels = tuple(
         tuple(
-            measures.Panel(ret=of[h], index=i, side=e["side"].copy(), score=e["score"].copy())
-            for e, i, of in zip(events, at, labels, strict=True)
+            measures.Panel(ret=own.returns[h], index=i, side=e["side"].copy(), score=e["score"].copy())
+            for e, i, own in zip(events, at, labelled, strict=True)
         )
         for h in range(len(horizons))
     )

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import v13.research
+from tests.oracle.markets import random_bars
 from v13 import store
-from v13.detector import CalibrationMap
+from v13.detector import CalibrationMap, DecisionParams, DetectorParams, FeatureParams, SessionClock
 from v13.errors import DataError, StoreError
-from v13.research.calibration import fit_curve, quality
+from v13.research.calibration import fit_curve, fit_horizon, quality
+from v13.research.trials import SymbolPart, evaluate, find_events
 
 SCHEMA = Path(v13.research.__file__).parent / "schemas" / "calibration.schema.json"
 
@@ -93,3 +95,23 @@ def test_the_schema_refuses_an_unknown_key() -> None:
     store.validate(document, SCHEMA)
     with pytest.raises(StoreError, match="surprise"):
         store.validate(document | {"surprise": 1}, SCHEMA)
+
+
+def test_events_in_few_stretches_of_time_have_no_interval_and_can_be_written() -> None:
+    score, label, _ = events(60, 0.5, 5)
+    q = quality(score / 100, label, 0.5, np.arange(60), n_bins=10, block_ms=1_000, n_bootstrap=50, seed=1)
+    assert q.brier is not None
+    assert q.error_interval is None
+
+
+def test_fewer_events_than_folds_are_fitted_without_empty_folds() -> None:
+    bars = random_bars(np.random.default_rng(11), 3_000, kind="plain")
+    part = SymbolPart("A", bars)
+    params = DetectorParams(FeatureParams(window=40), DecisionParams(min_score=20.0, z_hi=1.0, z_mid=0.2))
+    found, rows = find_events(params, SessionClock(), part)
+    outcomes = evaluate([found], [rows], (5,), 1_000, 0.0)
+    fit = fit_horizon(
+        outcomes, 0, n_folds=500, n_bins=10, isotonic_floor=1_000, min_events=10, bar_ms=1_000, n_bootstrap=50, seed=1
+    )
+    assert fit.n_folds == fit.n < 500
+    assert fit.curve is not None

@@ -74,7 +74,8 @@ def blocks(share: np.ndarray, n: int, n_blocks: int = 5) -> selection.Counts:
     """Counts with the given share of hits by (setting, bucket), equal in every block."""
     total = np.full((len(SETTINGS), n_blocks, 12, 2), n)
     hits = np.round(share[:, None, :, None] * total).astype(np.int64)
-    return selection.Counts(total, hits, total.sum(axis=1), hits.sum(axis=1), np.full(len(SETTINGS), 30.0))
+    n_events = np.full((len(SETTINGS), n_blocks), 300)
+    return selection.Counts(total, hits, total.sum(axis=1), hits.sum(axis=1), n_events, np.full(n_blocks, 10.0))
 
 
 def test_walk_forward_judges_each_block_by_what_was_chosen_before_it() -> None:
@@ -124,3 +125,27 @@ def test_points_with_z_mid_above_z_hi_are_left_out() -> None:
     settings = expand_grid(DetectorParams(), {"z_hi": [0.5, 1.0], "z_mid": [0.4, 0.8]})
     assert [(s.values["z_hi"], s.values["z_mid"]) for s in settings] == [(0.5, 0.4), (1.0, 0.4), (1.0, 0.8)]
     assert [s.number for s in settings] == [0, 1, 2]
+
+
+def test_a_fold_is_chosen_by_the_rate_of_its_own_past() -> None:
+    made = blocks(np.full((len(SETTINGS), 12), 0.6), 100)
+    plain = selection.walk_forward(SETTINGS, made, 100, (10.0, 100.0))
+    made.n_events[:, 4] = 100_000  # a burst in the last block makes the rate of the whole search absurd
+    assert made.events_per_hour().min() > 100
+    assert selection.walk_forward(SETTINGS, made, 100, (10.0, 100.0)) == plain
+    assert all(f.setting is not None for f in plain)
+
+
+def test_an_override_never_comes_from_other_features_than_the_global_setting() -> None:
+    settings = expand_grid(DetectorParams(), {"window": [100, 300], "z_hi": [1.2, 2.0]})
+    share = np.full((4, 12), 0.55)
+    best = 3
+    share[best] = 0.60
+    share[:2, 3] = 0.90  # the other window is far better in one bucket, but a bucket cannot have a window of its own
+    n = np.full((4, 5, 12, 2), 200)
+    hits = np.round(share[:, None, :, None] * n).astype(np.int64)
+    made = selection.Counts(n, hits, n.sum(axis=1), hits.sum(axis=1), np.full((4, 5), 300), np.full(5, 10.0))
+    folds = [selection.FoldResult(k, best, (2_400, 2_400), (1_440, 1_440)) for k in range(1, 5)]
+    tests = selection.judge_overrides(settings, made, folds, best, 40, 0.05)
+    assert {t.setting for t in tests} <= {2, 3}
+    assert not any(t.exported for t in tests)

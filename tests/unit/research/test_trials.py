@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracle.markets import random_bars
+from v13 import measures
 from v13.detector import BAR, DecisionParams, Detector, DetectorParams, FeatureParams, SessionClock, divergences
 from v13.errors import DataError
 from v13.research.cut import make_cut
@@ -90,3 +91,39 @@ def test_the_cut_leaves_the_gap_to_neither_side() -> None:
 def test_a_cut_needs_bars() -> None:
     with pytest.raises(DataError, match="no bars"):
         make_cut({"A": np.zeros(0, BAR)}, 1_000, 0.6, 50)
+
+
+def test_a_hole_in_one_symbol_does_not_put_it_out_of_step_with_the_others() -> None:
+    """A second symbol that is a copy with a hole: under every shift its events meet the same times as the first's."""
+    bars = random_bars(np.random.default_rng(7), 6_000, kind="plain")
+    holed = np.delete(bars, slice(2_000, 2_040))
+    parts = [SymbolPart("A", bars), SymbolPart("B", holed)]
+    found = [find_events(BASE, CLOCK, p) for p in parts]
+    both = evaluate([f[0] for f in found], [f[1] for f in found], (10,), 1_000, 0.0)
+    (a, b) = both.panels[0]
+    assert len(a.ret) == len(b.ret) == len(bars)
+    alike = np.isfinite(a.ret) & np.isfinite(b.ret)
+    assert alike.sum() > 5_900
+    assert np.array_equal(a.ret[alike], b.ret[alike])
+    assert len(np.intersect1d(a.index, b.index)) > 0.8 * len(a.index)
+    alone = measures.circular_shift_null([a], min_shift=60, n_shifts=500, seed=1)
+    pooled = measures.circular_shift_null([a, b], min_shift=60, n_shifts=500, seed=1)
+    assert np.corrcoef(alone.accuracy.null, pooled.accuracy.null)[0, 1] > 0.95
+    assert np.std(pooled.accuracy.null) > 0.9 * np.std(alone.accuracy.null)  # copies bring no new evidence
+
+
+def test_a_symbol_with_a_short_stretch_does_not_take_the_test_away() -> None:
+    bars = random_bars(np.random.default_rng(8), 6_000, kind="plain")
+    parts = [SymbolPart("A", bars), SymbolPart("B", bars[:300])]
+    found = [find_events(BASE, CLOCK, p) for p in parts]
+    assert len(found[1][0]) > 0
+    both = evaluate([f[0] for f in found], [f[1] for f in found], (10,), 1_000, 0.0)
+    assert measures.circular_shift_null(both.panels[0], min_shift=60, n_shifts=500, seed=1).n_shifts == 500
+
+
+def test_hours_count_bars_with_a_price() -> None:
+    bars = {"A": random_bars(np.random.default_rng(9), 1_000, kind="plain")}
+    for name in ("close", "mid"):
+        bars["A"][name][700:] = np.nan
+    cut = make_cut(bars, 1_000, 0.6, 50)
+    assert cut.hours(bars["A"], holdout=True) == pytest.approx(50 / 3600)
