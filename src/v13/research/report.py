@@ -53,11 +53,7 @@ def attention(
     changed: Sequence[str],
 ) -> list[str]:
     """Return what a release manager should look at, worst first; never empty."""
-    lines = [
-        f"{c['title']}: {c['status']}. {c['detail']}"
-        for c in signoff["criteria"]
-        if c["status"] in ("FAIL", "INSUFFICIENT")
-    ]
+    lines = [_shortfall(c) for c in signoff["criteria"] if c["status"] in ("FAIL", "INSUFFICIENT")]
     if changed:
         lines.insert(0, f"Judged by other rules than the product's: {'; '.join(changed)}.")
     cut = search["cut"]
@@ -95,11 +91,12 @@ def attention(
                 f"At {row['horizon_bars']} bars {row['accuracy']['n_ties']} event(s) ended on an unchanged price; "
                 "they count neither way."
             )
-    for symbol, r in quality["recordings"].items():
-        if not r["has_quotes"]:
-            lines.append(f"{symbol}: no quotes, so the OFI channel is absent.")
-        if not r["has_trades"]:
-            lines.append(f"{symbol}: no trades, so the CVD channel is absent.")
+    recordings = quality["recordings"]
+    for stream, channel in (("quotes", "OFI"), ("trades", "CVD")):
+        without = [symbol for symbol, r in recordings.items() if not r[f"has_{stream}"]]
+        if without:
+            lines.append(f"{', '.join(without)}: no {stream}, so the {channel} channel is absent.")
+    for symbol, r in recordings.items():
         if r["n_bad_rows"]:
             lines.append(
                 f"{symbol}: {r['n_bad_rows']:,} bad rows in {r['n_rows']:,}; notebook 1 says what was done with them."
@@ -210,6 +207,13 @@ def markdown(name: str, signoff: dict[str, Any]) -> str:
         )
     lines += ["", "**What to look at**", ""] + [f"- {line}" for line in signoff["attention"]] + [""]
     return "\n".join(lines)
+
+
+def _shortfall(c: dict[str, Any]) -> str:
+    """Return a criterion that is not met in a few words; the table has the rest."""
+    if c["status"] == "INSUFFICIENT" and c["n"] is not None and c["needed"] and c["n"] < c["needed"]:
+        return f"{c['title']}: INSUFFICIENT, {c['n']:,} of the {c['needed']:,} events it takes."
+    return f"{c['title']}: {c['status']}. {c['detail']}"
 
 
 def _number(value: float | None, unit: str) -> str:
