@@ -1,6 +1,7 @@
-"""The naive oracle against markets worked out by hand from docs/DETECTOR.md, so that it is not merely trusted.
+"""The naive oracle's decision stage against markets worked out by hand from docs/DETECTOR.md.
 
-Worked figures are literals with the sum in a comment; `approx` stands where they were rounded on paper.
+So the oracle is not merely trusted. Worked figures are literals with the sum in a comment; `approx` stands where they
+were rounded on paper.
 """
 
 from __future__ import annotations
@@ -11,121 +12,17 @@ from typing import Any
 import pytest
 
 from tests.oracle import detector as oracle
+from tests.oracle.by_hand import BAR_MS, ONLY_OFI, buckets, counted, feature, feature_params, thirty_bars, zigzag
 from v13.detector.dtypes import EVENT, FEATURE, REASONS
 
 Record = dict[str, Any]
 NAN = math.nan
-UNIT = 1.4826022185056018  # a window of MAD 1 has this scale, so a flow of k * UNIT reads z = k
-BAR_MS = 1_000
 
 
-def feature_params(**change: float) -> Record:
-    """Small windows and no smoothing (`ema_k` 1 makes alpha 1), so that a z can be worked out by hand."""
-    return {
-        "bar_ms": BAR_MS,
-        "window": 3,
-        "ema_k": 1,
-        "level_mode": 0,
-        "z_clip": 5.0,
-        "scale_floor": 0.1,
-        "w_ofi": 0.6,
-        "w_cvd": 0.4,
-        "max_lag_ms": 5_000,
-        "activity_k": 1,
-        "active_quantile": 0.5,
-        "min_volume_ratio": 0.25,
-        **change,
-    }
-
-
-def bar(i: int, **change: float) -> Record:
-    """Bar `i` of a healthy market that stands still."""
-    return {
-        "ts_ms": (i + 1) * BAR_MS,
-        "close": 100.0,
-        "mid": 100.0,
-        "volume": 1.0,
-        "delta": 0.0,
-        "ofi": 0.0,
-        "n_trades": 1,
-        "n_quotes": 1,
-        "lag_trade_ms": 0,
-        "lag_quote_ms": 0,
-        **change,
-    }
-
-
-def feature(i: int, px: float, **change: float) -> Record:
-    """Feature row `i` of a healthy market; the readings are 0 unless given."""
-    return {
-        "ts_ms": (i + 1) * BAR_MS,
-        "px": px,
-        "z_ofi": 0.0,
-        "z_cvd": 0.0,
-        "fusion": 0.0,
-        "consistency": 0.0,
-        "vol_ok": 1.0,
-        "status_ofi": 0,
-        "status_cvd": 0,
-        "fallback": 0,
-        "session": 0,
-        "liquidity": 0,
-        **change,
-    }
-
-
-def buckets(change_of: dict[int, Record] | None = None, **change: float) -> list[Record]:
-    """The twelve buckets with every gate open; `change` for all of them, `change_of` by bucket number."""
-    p = {
-        "swing_L": 1,
-        "z_hi": 0.0,
-        "z_mid": 0.0,
-        "min_separation": 0,
-        "cooldown_ms": 0,
-        "min_score": 0.0,
-        "min_vol_ok": 0.0,
-        "min_swing_bps": 0.0,
-        **change,
-    }
-    return [{**p, **(change_of or {}).get(k, {})} for k in range(12)]
-
-
-def z_ofi_series(flows: list[float], ts_ms: list[int] | None = None, **change: float) -> list[float]:
-    bars = [bar(i, ofi=flow) for i, flow in enumerate(flows)]
-    for b, ts in zip(bars, ts_ms or [], strict=bool(ts_ms)):
-        b["ts_ms"] = ts
-    rows, _ = oracle.features(bars, [0] * len(bars), feature_params(**change))
-    return [row["z_ofi"] for row in rows]
-
-
-def counted(counters: dict[str, int]) -> dict[str, int]:
-    return {name: n for name, n in counters.items() if n}
-
-
-# The thirty bars.
-#
-# Price falls 109..100 to a low A at bar 9, rises to a high 106 at bar 15, falls by twos to a lower low B = 94 at
-# bar 21, rises to 102. With L = 3: A has 3 on either side, validity 1. B has 100 - 94 = 6 on the left and
-# 97 - 94 = 3 on the right, validity 0.5, and its swing is 1e4 * 6 / 94 = 638.29787 bp. B is known at bar 24.
-#
-# Flow repeats -1, 0, 1, so any three bars in a row have median 0 and MAD 1, whatever the negative one of them is
-# (from -1 down): the scale is UNIT throughout. A and B fall on negative bars and get z OFI -3, -2 and CVD -2, -1.
-# fusion: A 0.6 * -3 + 0.4 * -2 = -2.6, B 0.6 * -2 + 0.4 * -1 = -1.6. Consistency at B: 1 / 2.
-THIRTY_PX = [109.0 - i for i in range(10)] + [91.0 + i for i in range(10, 16)]
-THIRTY_PX += [136.0 - 2 * i for i in range(16, 22)] + [73.0 + i for i in range(22, 30)]
-
-
-def thirty_bars() -> list[Record]:
-    bars = [bar(i, close=px, mid=px, ofi=i % 3 - 1.0, delta=i % 3 - 1.0) for i, px in enumerate(THIRTY_PX)]
-    bars[9].update(ofi=-3 * UNIT, delta=-2 * UNIT)
-    bars[21].update(ofi=-2 * UNIT, delta=-1 * UNIT)
-    return bars
-
-
-def run_thirty(bars: list[Record], **change: float) -> tuple[list[Record], dict[str, int]]:
+def run_thirty(bars: list[Record]) -> tuple[list[Record], dict[str, int]]:
     rows, _ = oracle.features(bars, [1] * len(bars), feature_params())
-    p = {"swing_L": 3, "z_hi": 1.9, "z_mid": 0.8, "min_separation": 5, "min_score": 40.0, "cooldown_ms": 30_000}
-    return oracle.events(rows, buckets(**{**p, **change}), BAR_MS)
+    p = buckets(swing_L=3, z_hi=1.9, z_mid=0.8, min_separation=5, min_score=40.0, cooldown_ms=30_000)
+    return oracle.events(rows, p, BAR_MS)
 
 
 def test_thirty_bars_give_the_one_event_worked_out_by_hand() -> None:
@@ -217,126 +114,6 @@ def test_a_gap_elsewhere_or_a_step_of_exactly_one_bar_and_a_half_does_not_end_th
     assert [e["bar"] for e in run_thirty(bars)[0]] == [24]
 
 
-def test_z_is_measured_against_the_window_before_the_bar_then_smoothed_then_clipped_raw() -> None:
-    z = z_ofi_series([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 4.0, -100.0], window=5, ema_k=3)
-    assert all(math.isnan(value) for value in z[:5])
-    assert z[5] == pytest.approx(2.0234692595)  # median 3, MAD 1: 3 / 1.4826; the EMA starts there
-    assert z[6] == pytest.approx(1.0117346297)  # window 2..6, median 4: raw 0, alpha 2 / (3 + 1), so half
-    assert z[7] == pytest.approx(-1.9941326851)  # raw clipped at -5: 1.01173 + 0.5 * (-5 - 1.01173)
-
-
-def test_an_even_window_takes_the_mean_of_the_two_middle_values() -> None:
-    # 1, 2, 4, 9: median 3; deviations 1, 1, 2, 6: MAD 1.5; (6 - 3) / (1.5 * UNIT)
-    assert z_ofi_series([9.0, 1.0, 4.0, 2.0, 6.0], window=4)[4] == pytest.approx(1.3489795064)
-
-
-def test_the_scale_floor_takes_over_where_the_mad_is_zero() -> None:
-    # 18 idle bars and -10, 10: MAD 0; ceil(0.95 * 19) = 19 and floor(0.05 * 19) = 0, so the spread is
-    # (10 + 10) / 3.289707 = 6.0795684 and the scale 0.60795684.
-    assert z_ofi_series([0.0] * 9 + [-10.0, 10.0] + [0.0] * 9 + [1.0], window=20)[20] == pytest.approx(1.6448536265)
-
-
-def test_a_window_without_any_spread_gives_zero_and_is_counted() -> None:
-    bars = [bar(i, ofi=float(i == 3), delta=float(i % 3)) for i in range(5)]
-    rows, counters = oracle.features(bars, [0] * 5, feature_params())
-    assert rows[3]["z_ofi"] == 0.0
-    # OFI at bar 3 only: bar 4 is measured against 0, 0, 1, of spread 1 / 3.289707, scale a tenth of it
-    assert counters == {"zero_scale": 1, "fusion_fallback": 0}
-
-
-def test_a_gap_restarts_the_ema_and_keeps_the_window_of_flow_per_bar() -> None:
-    # 0, 1, 2: median 1, MAD 1. At bar 3 raw = 3 / UNIT. Windows after: 1, 2, 4, then (median 2, MAD 1).
-    flows, whole = [0.0, 1.0, 2.0, 4.0, 2.0], [1_000, 2_000, 3_000, 4_000, 5_000]
-    smooth = z_ofi_series(flows, whole, ema_k=3)
-    cut = z_ofi_series(flows, [*whole[:4], 5_501], ema_k=3)
-    assert smooth[3] == cut[3] == pytest.approx(2.0234692595)
-    assert smooth[4] == pytest.approx(1.0117346297)
-    assert cut[4] == 0.0
-
-
-def test_a_gap_empties_the_window_of_levels_and_sets_the_level_to_zero() -> None:
-    # Levels 1, 2, 3, then 4: median 2, MAD 1. After the gap 1, 3, 5, then 9: median 3, MAD 2.
-    flows = [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 4.0]
-    z = z_ofi_series(flows, [1_000, 2_000, 3_000, 4_000, 9_000, 10_000, 11_000, 12_000], level_mode=1)
-    assert [math.isnan(value) for value in z] == [True, True, True, False, True, True, True, False]
-    assert z[3] == pytest.approx(1.3489795064)  # 2 / UNIT
-    assert z[7] == pytest.approx(2.0234692595)  # 6 / (2 * UNIT)
-
-
-def test_a_stale_or_absent_source_leaves_its_window_alone_and_fusion_falls_back() -> None:
-    flows = [-1.0, 0.0, 1.0]
-    bars = [bar(i, ofi=flow, delta=2 * flow) for i, flow in enumerate(flows)]
-    bars += [
-        bar(3, ofi=UNIT, delta=-2 * UNIT),  # z 1 and -1: fusion 0.6 - 0.4, no consistency
-        bar(4, ofi=99.0, delta=-2.0, lag_quote_ms=5_001),  # window of CVD 0, 2, -2 UNIT: see below
-        bar(5, ofi=NAN, delta=0.0),
-        bar(6, ofi=1.0, delta=99.0, lag_quote_ms=5_000, lag_trade_ms=-1),
-        bar(7, ofi=99.0, delta=99.0, lag_quote_ms=-1, lag_trade_ms=5_001),
-    ]
-    rows, counters = oracle.features(bars, [0] * 8, feature_params())
-    assert rows[3]["fusion"] == pytest.approx(0.2)
-    assert rows[3]["consistency"] == 0.0
-    assert [row["status_ofi"] for row in rows] == [1, 1, 1, 0, 2, 3, 0, 3]
-    assert [row["status_cvd"] for row in rows] == [1, 1, 1, 0, 0, 0, 3, 2]
-    # CVD at bar 4: 0, 2, -2.965: median 0, MAD 2, so -2 / (2 * UNIT).
-    assert rows[4]["z_cvd"] == rows[4]["fusion"] == pytest.approx(-0.6744897532)
-    # OFI at bar 6 is measured against 0, 1, 1.4826, left from bars 1 to 3: the median is 1.
-    assert rows[6]["z_ofi"] == rows[6]["fusion"] == 0.0
-    assert [row["fallback"] for row in rows] == [0, 0, 0, 0, 1, 1, 1, 0]
-    assert math.isnan(rows[7]["fusion"])
-    assert counters["fusion_fallback"] == 3
-
-
-def test_consistency_is_the_ratio_of_the_readings_where_they_agree() -> None:
-    bars = [bar(i, ofi=i - 1.0, delta=i - 1.0) for i in range(3)] + [bar(3, ofi=2 * UNIT, delta=0.5 * UNIT)]
-    rows, _ = oracle.features(bars, [0] * 4, feature_params())
-    assert rows[3]["consistency"] == pytest.approx(0.25)
-    assert rows[3]["fusion"] == pytest.approx(1.4)
-
-
-def test_price_is_the_fresh_mid_then_the_close_then_the_old_mid() -> None:
-    bars = [
-        bar(0, mid=1.0, close=2.0),
-        bar(1, mid=1.0, close=2.0, lag_quote_ms=5_001),
-        bar(2, mid=NAN, close=2.0),
-        bar(3, mid=1.0, close=NAN, lag_quote_ms=5_001),
-        bar(4, mid=NAN, close=NAN),
-    ]
-    rows, _ = oracle.features(bars, [0] * 5, feature_params())
-    assert [row["px"] for row in rows[:4]] == [1.0, 2.0, 2.0, 1.0]
-    assert math.isnan(rows[4]["px"])
-
-
-def test_activity_is_judged_against_the_bars_before_and_stops_with_the_trades() -> None:
-    volumes = [8.0, 16.0, 24.0, 2.0, 20.0, 9.0]
-    bars = [bar(i, volume=v) for i, v in enumerate(volumes)]
-    bars[4]["lag_trade_ms"] = 5_001
-    rows, _ = oracle.features(bars, [0] * 6, feature_params())
-    # Bar 3: a quarter of the median 16 is 4, and 2 / 4 is half. Bar 4 has no live trades and is not remembered,
-    # so bar 5 is judged against 16, 24, 2: 9 is more than 4 and less than the median 16.
-    assert [row["vol_ok"] for row in rows] == [1.0, 1.0, 1.0, 0.5, 0.0, 1.0]
-    assert [row["liquidity"] for row in rows] == [0] * 6
-    bars[5]["volume"] = 16.5
-    assert oracle.features(bars, [0] * 6, feature_params())[0][5]["liquidity"] == 1
-    for b in bars:
-        b.update(lag_trade_ms=-1, n_quotes=b["volume"] * 2, volume=0.0)
-    # Quotes stand in where no trade was ever seen, and then the stale trade of bar 4 does not matter: 40 against
-    # the median 32 of 32, 48, 4 at bar 4 is more, and so is 33 against 40 of 48, 4, 40 at bar 5 less.
-    rows, _ = oracle.features(bars, [0] * 6, feature_params())
-    assert [row["liquidity"] for row in rows] == [0, 0, 0, 0, 1, 0]
-
-
-def zigzag(lows: list[float], z: list[float], **change: float) -> list[Record]:
-    """Lows of L = 1 at bars 1, 3, 5, ... with OFI `z`, known at 2, 4, 6, ...; all highs equal, so lows alone pair."""
-    rows = [feature(0, 10.0)]
-    for low, reading in zip(lows, z, strict=True):
-        rows += [feature(len(rows), low, z_ofi=reading, **change), feature(len(rows) + 1, 10.0)]
-    return rows
-
-
-ONLY_OFI = {k: {"z_hi": 99.0} for k in range(12) if k % 3 != 0}
-
-
 @pytest.mark.parametrize(
     ("lows", "z", "type_", "side", "kind"),
     [
@@ -377,9 +154,13 @@ def test_equal_prices_pair_nothing_and_the_newer_pivot_takes_the_place_of_the_ol
     assert counted(counters) == {}
 
 
-def test_a_price_equal_to_a_neighbour_is_no_pivot() -> None:
-    rows = zigzag([9.0, 8.0], [-3.0, -2.0])
-    rows[2]["px"] = 8.0  # as low as bar 3
+@pytest.mark.parametrize(("lows_or_highs", "z"), [((9.0, 8.0), (-3.0, -2.0)), ((11.0, 12.0), (3.0, 2.0))])
+def test_a_price_equal_to_a_neighbour_is_no_pivot(lows_or_highs: tuple[float, float], z: tuple[float, float]) -> None:
+    rows = zigzag([*lows_or_highs, lows_or_highs[1]], [*z, z[1]])
+    assert len(oracle.events(rows, buckets(ONLY_OFI), BAR_MS)[0]) == 1
+    del rows[4]  # the two equal prices are neighbours now
+    for i, row in enumerate(rows):
+        row["ts_ms"] = (i + 1) * BAR_MS
     assert oracle.events(rows, buckets(ONLY_OFI), BAR_MS)[0] == []
 
 
@@ -404,6 +185,46 @@ def test_each_gate_suppresses_and_counts(change: Record, reason: str) -> None:
     found, counters = oracle.events(rows, buckets(ONLY_OFI | {0: at_limit | change}), BAR_MS)
     assert found == []
     assert counted(counters) == {reason: 1}
+
+
+def test_a_score_of_exactly_min_score_passes() -> None:
+    rows = zigzag([9.0, 8.0], [-3.0, -2.0])
+    (event,), _ = oracle.events(rows, buckets(ONLY_OFI), BAR_MS)
+    assert oracle.events(rows, buckets(ONLY_OFI, min_score=event["score"]), BAR_MS)[0] == [event]
+
+
+@pytest.mark.parametrize(
+    ("channel", "rise_ofi", "rise_cvd", "agreement"),
+    [
+        (0, 0.5, 0.25, 0.3125),  # 0.25 * (2 * 0.5 + 0.25)
+        (1, 0.5, 0.25, 0.25),  # 0.25 * (2 * 0.25 + 0.5)
+        (2, 0.5, 0.25, 0.375),  # 0.5 * (0.5 + 0.25)
+        (0, 0.5, -0.25, 0.25),  # CVD falls, which counts as nothing
+        (0, 0.5, NAN, 0.25),  # CVD is not there
+        (1, 1.5, 0.25, 0.375),  # a rise counts up to 1
+    ],
+)
+def test_agreement_weighs_the_rise_of_both_sources(
+    channel: int, rise_ofi: float, rise_cvd: float, agreement: float
+) -> None:
+    rows = zigzag([9.0, 8.0], [-3.0, -3.0 + rise_ofi])
+    rows[1].update(z_cvd=-1.0, fusion=-2.0)
+    rows[3].update(z_cvd=-1.0 + rise_cvd, fusion=-1.75, consistency=0.6)
+    rows[4]["vol_ok"] = 0.5
+    off = {k: {"z_hi": 99.0} for k in range(12) if k % 3 != channel}
+    (event,), _ = oracle.events(rows, buckets(off), BAR_MS)
+    assert event["agreement"] == agreement
+    assert event["score"] == pytest.approx(
+        50 * (0.35 * event["z_magnitude"] + 0.25 * 1.0 + 0.25 * agreement + 0.15 * 0.6), rel=1e-12
+    )
+
+
+def test_the_part_for_size_is_full_at_an_average_of_three() -> None:
+    parts = []
+    for z_a, z_b in ((-3.0, -1.5), (-4.0, -2.0), (-5.0, -3.0)):
+        (event,), _ = oracle.events(zigzag([9.0, 8.0], [z_a, z_b]), buckets(ONLY_OFI), BAR_MS)
+        parts.append(event["z_magnitude"])
+    assert parts == [0.75, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -509,59 +330,13 @@ def test_a_bar_without_price_is_numbered_but_not_taken() -> None:
     assert [(e["bar"], e["gap_bars"]) for e in found] == [(5, 3)]
 
 
-def test_fallback_marks_fused_events_only() -> None:
+@pytest.mark.parametrize("at", [1, 3])
+def test_fallback_at_either_pivot_marks_fused_events_only(at: int) -> None:
     rows = zigzag([9.0, 8.0], [-3.0, -2.0])
     for k in (1, 3):
         rows[k].update(fusion=rows[k]["z_ofi"], z_cvd=NAN, status_cvd=3)
-    rows[1]["fallback"] = 1
+    rows[at]["fallback"] = 1
     (ofi,), _ = oracle.events(rows, buckets(), BAR_MS)  # equal scores: 0.25 * 2 * a and 0.5 * a
     assert (ofi["source"], ofi["agree"], ofi["fallback"]) == (0, 0b101, 0)
     (fused,), _ = oracle.events(rows, buckets({0: {"z_hi": 99.0}}), BAR_MS)
     assert (fused["source"], fused["fallback"], fused["score"]) == (2, 1, ofi["score"])
-
-
-def conflict_rows(held: str) -> list[Record]:
-    """Price without pivots; OFI and CVD quarrel at the bars marked x."""
-    readings = {"x": (2.0, -1.0), "-": (2.0, 1.0)}
-    return [feature(i, 10.0 + i, z_ofi=readings[c][0], z_cvd=readings[c][1]) for i, c in enumerate(held)]
-
-
-@pytest.mark.parametrize(
-    ("held", "cooldown_ms", "bars"),
-    [
-        ("--xx-x-", 0, [2, 5]),  # once for as long as it holds
-        ("x---x--", 0, [0, 4]),  # the latch is open at reset
-        ("--x-x-x", 4_000, [2, 6]),
-        ("--x-xxxx", 3_000, [2]),  # began within the cooldown: the latch is shut when it ends
-    ],
-)
-def test_a_conflict_is_said_once_until_it_lets_go(held: str, cooldown_ms: int, bars: list[int]) -> None:
-    found, counters = oracle.events(conflict_rows(held), buckets(z_hi=2.0, z_mid=1.0, cooldown_ms=cooldown_ms), BAR_MS)
-    assert [e["bar"] for e in found] == bars
-    assert {(e["type"], e["side"], e["kind"], e["source"], e["agree"]) for e in found} == {(4, 0, 2, 2, 0)}
-    assert {(e["a_z"], e["b_z"], e["gap_bars"], e["swing_bps"]) for e in found} == {(2.0, -1.0, 0, 0.0)}
-    assert all(math.isnan(e["score"]) for e in found)
-    assert counted(counters) == {}
-
-
-def test_a_gap_opens_the_latch_and_a_bar_without_price_does_not() -> None:
-    p = buckets(z_hi=2.0, z_mid=1.0)
-    rows = conflict_rows("xxxx")
-    rows[1].update(px=NAN, z_ofi=0.0)
-    assert [e["bar"] for e in oracle.events(rows, p, BAR_MS)[0]] == [0]
-    for row in rows[2:]:
-        row["ts_ms"] += BAR_MS
-    assert [e["bar"] for e in oracle.events(rows, p, BAR_MS)[0]] == [0, 2]
-
-
-@pytest.mark.parametrize("change", [{"z_hi": 2.01}, {"z_mid": 1.01}])
-def test_a_conflict_needs_both_thresholds_of_the_fusion_bucket(change: Record) -> None:
-    p = buckets({2: {"z_hi": 2.0, "z_mid": 1.0, **change}})
-    assert oracle.events(conflict_rows("xx"), p, BAR_MS)[0] == []
-
-
-def test_a_conflict_follows_the_divergence_of_its_bar_and_has_a_cooldown_of_its_own() -> None:
-    rows = zigzag([9.0, 8.0], [-3.0, -2.0])
-    rows[4].update(z_ofi=2.0, z_cvd=-1.0)
-    p = buckets(ONLY_OFI | {2: {"z_hi": 2.0, "z_mid": 1.0}}, cooldown_ms=60_000)
-    assert [(e["bar"], e["type"]) for e in oracle.events(rows, p, BAR_MS)[0]] == [(4, 0), (4, 4)]

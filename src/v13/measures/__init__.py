@@ -15,6 +15,7 @@ from v13.measures.gates import (
     judge_median_score,
     judge_monotonicity,
     judge_rate,
+    judge_selection,
 )
 from v13.measures.labels import HIT, MISS, TIE, UNLABELLED, forward_returns, hits, segments
 from v13.measures.power import (
@@ -27,12 +28,14 @@ from v13.measures.power import (
 from v13.measures.reliability import brier, brier_constant, decile_table, reliability_curve, reliability_error
 from v13.measures.resampling import (
     Interval,
+    MaxNull,
     Panel,
     ShiftNull,
     ShiftNulls,
     block_bootstrap_interval,
     circular_shift_null,
     draw_shifts,
+    max_statistic_null,
     shift_statistics,
 )
 from v13.measures.verdict import Criterion, Status, Verdict
@@ -45,6 +48,7 @@ __all__ = [
     "Accuracy",
     "Criterion",
     "Interval",
+    "MaxNull",
     "Panel",
     "ShiftNull",
     "ShiftNulls",
@@ -70,6 +74,8 @@ __all__ = [
     "judge_median_score",
     "judge_monotonicity",
     "judge_rate",
+    "judge_selection",
+    "max_statistic_null",
     "minimum_detectable_accuracy",
     "reliability_curve",
     "reliability_error",

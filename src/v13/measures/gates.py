@@ -25,6 +25,7 @@ __all__ = [
     "judge_median_score",
     "judge_monotonicity",
     "judge_rate",
+    "judge_selection",
 ]
 
 POWER = 0.8  # a record is long enough to tell when it would show the edge below four times in five
@@ -248,6 +249,44 @@ def judge_bucket_family(
     return Criterion(
         key, title, status, best[2].accuracy, None, min_accuracy, "", best[3], None, best[2].n_judged, needed, detail
     )
+
+
+def judge_selection(
+    p: float | None, n: int | None, *, n_trials: int, n_shifts: int, min_accuracy: float, alpha: float
+) -> Criterion:
+    """Judge whether the chosen setting stands out of the whole grid, on the data it was chosen on.
+
+    Parameters
+    ----------
+    p : float in [0, 1], or None where nothing was chosen or no shift exists
+        Of the chosen setting against the maximum statistic of the grid.
+    n : int or None
+        Judged events of the chosen setting on the search part (the fewest of any horizon).
+    n_trials, n_shifts : int
+    min_accuracy, alpha : float, in (0, 1)
+
+    Returns
+    -------
+    Criterion
+        PASS: p < alpha. INSUFFICIENT: no p, or fewer events than it takes to see min_accuracy + 0.05 four times in
+        five. Else FAIL.
+    """
+    key, title = "selection", "Chosen setting beats the best of chance"
+    needed = _needed(min_accuracy, alpha)
+    if p is None or n is None:
+        detail = "Nothing was chosen on the search part, or it is too short to shift."
+        return Criterion(key, title, Status.INSUFFICIENT, unit="", n=n, needed=needed, detail=detail)
+    found = (
+        f"On the search part, the chosen setting against the best of all {n_trials} settings at each of {n_shifts} "
+        f"shifts in time: p {_p(p)} against {alpha:g}, {n} judged events"
+    )
+    if p < alpha:
+        status, detail = Status.PASS, f"{found}."
+    elif n < needed:
+        status, detail = Status.INSUFFICIENT, f"{found}. Too few to tell: it takes {needed}."
+    else:
+        status, detail = Status.FAIL, f"{found}."
+    return Criterion(key, title, status, p=p, n=n, needed=needed, detail=detail)
 
 
 def judge_rate(events_per_hour: float | None, band: Bound, *, production: bool, hours: float) -> Criterion:

@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v13.errors import DataError
-from v13.measures.resampling_kernel import shift_loop
+from v13.measures.labels import HIT, MISS, hits
+from v13.measures.resampling_kernel import max_loop, shift_loop
 
 __all__ = [
     "Interval",
+    "MaxNull",
     "Panel",
     "ShiftNull",
     "ShiftNulls",
     "block_bootstrap_interval",
     "circular_shift_null",
     "draw_shifts",
+    "max_statistic_null",
     "shift_statistics",
 ]
 
@@ -106,6 +109,21 @@ class Interval:
     method: str
     n_resamples: int
     n_blocks: int
+
+
+@dataclass(frozen=True)
+class MaxNull:
+    """Every trial of a search against the best of all of them at other times.
+
+    statistic : (T,) float64, -inf where a trial has too few events.
+    null : (S,) float64, the largest statistic of any trial at each shift.
+    p : (T,) float64, corrected for the whole search; NaN for trials with too few events or where no shift exists.
+    """
+
+    statistic: F64
+    null: F64
+    p: F64
+    min_shift: int
 
 
 def draw_shifts(lengths: Sequence[int], min_shift: int, n_shifts: int, seed: int) -> I64:
@@ -241,6 +259,80 @@ def circular_shift_null(
     null = shift_statistics(filled, shifts, cost_bps)
     accuracy, spearman = (_against(float(o[0]), n) for o, n in zip(observed, null, strict=True))
     return ShiftNulls(accuracy, spearman, len(shifts), min_shift)
+
+
+def max_statistic_null(
+    trials: Sequence[Sequence[Sequence[Panel]]],
+    *,
+    min_shift: int,
+    n_shifts: int,
+    seed: int,
+    least_events: int,
+    cost_bps: float = 0.0,
+) -> MaxNull:
+    """Test the trials of a search, all at once, against the best of them when shifted in time.
+
+    Parameters
+    ----------
+    trials : T trials, each H horizons, each P panels
+        All trials share the `ret` of their panels, and all panels of a horizon have one length: one grid of times. A
+        trial's events are the same at every horizon.
+    min_shift, n_shifts, seed
+        As `draw_shifts`; every trial is moved by the same shifts.
+    least_events : int, >= 1
+        Judged events a trial needs at every horizon to take part, at a shift too.
+    cost_bps : float, >= 0
+        As `labels.hits`.
+
+    Returns
+    -------
+    MaxNull
+        p = (1 + shifts whose best trial reaches the trial's statistic) / (1 + S).
+
+    Raises
+    ------
+    DataError
+        A value is out of range, or panels differ in length.
+
+    Notes
+    -----
+    White, "A Reality Check for Data Snooping" (Econometrica 2000), with circular shifts in place of the bootstrap;
+    single step, so p is valid for any trial however it was picked. The statistic is the mean over horizons of
+    (2 hits - n) / sqrt(n), so that trials of different sizes compare.
+    """
+    first_trial = trials[0]
+    n_panels = len(first_trial[0])
+    lengths = {len(panel.ret) for horizon in first_trial for panel in horizon}
+    if len(lengths) != 1:
+        raise DataError(f"trials: expected panels of one length, found {sorted(lengths)}")
+    length = lengths.pop()
+    outcome = np.empty((2, len(first_trial), n_panels * length), np.int8)
+    for h, horizon in enumerate(first_trial):
+        ret = _joined([p.ret for p in horizon], np.float64)
+        for row, side in enumerate((1, -1)):
+            hit = hits(ret, np.full(len(ret), side), cost_bps)
+            outcome[row, h] = np.where(hit == HIT, 1, np.where(hit == MISS, 0, -1))
+    events = [horizons[0] for horizons in trials]
+    sizes = [sum(len(p.index) for p in panels) for panels in events]
+    position = _joined([p.index for panels in events for p in panels], np.int64)
+    bear = (_joined([p.side for panels in events for p in panels], np.int64) < 0).astype(np.int64)
+    panel = np.concatenate([np.repeat(np.arange(n_panels), [len(p.index) for p in panels]) for panels in events])
+    start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    begin = length * np.arange(n_panels + 1)
+
+    def statistics(shifts: I64) -> F64:
+        out = np.empty((len(shifts), len(trials)))
+        max_loop(outcome, begin, position, bear, panel, start, shifts, float(least_events), out)
+        return out
+
+    shifts = draw_shifts([length], min_shift, n_shifts, seed)[:, 0]
+    observed = statistics(np.zeros(1, np.int64))[0]
+    null = statistics(shifts).max(axis=1)
+    p = np.full(len(trials), np.nan)
+    if len(shifts):
+        reached = np.searchsorted(np.sort(null), observed, side="left")
+        p = np.where(np.isfinite(observed), (1 + len(null) - reached) / (1 + len(null)), np.nan)
+    return MaxNull(observed, null, p, min_shift)
 
 
 def block_bootstrap_interval(

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["shift_loop"]
+__all__ = ["max_loop", "shift_loop"]
 
 
 @njit(cache=True)
@@ -95,3 +95,43 @@ def _close_ties(rank: NDArray[np.float64], n: int, tied: int) -> Any:
     mean = n - 0.5 * (tied - 1)
     for i in range(n - tied, n):
         rank[i] = mean
+
+
+@njit(cache=True, nogil=True)
+def max_loop(
+    outcome: NDArray[np.int8],
+    first: NDArray[np.int64],
+    position: NDArray[np.int64],
+    bear: NDArray[np.int64],
+    panel: NDArray[np.int64],
+    start: NDArray[np.int64],
+    shifts: NDArray[np.int64],
+    least: float,
+    statistic: NDArray[np.float64],
+) -> Any:
+    """Write the statistic (S, T) of every trial at every shift.
+
+    outcome (2, H, m) int8 holds 1 hit, 0 miss, -1 neither for a bull and a bear event at each place of all panels
+    end to end; panel p has the places first[p] : first[p + 1]. Trial t owns the events start[t] : start[t + 1]. The
+    statistic is the mean over horizons of (2 hits - n) / sqrt(n); -inf where a horizon has fewer than `least`.
+    """
+    n_horizons = outcome.shape[1]
+    for s in range(shifts.size):
+        for t in range(start.size - 1):
+            total = 0.0
+            for h in range(n_horizons):
+                n = hits = 0
+                for e in range(start[t], start[t + 1]):
+                    p = panel[e]
+                    j = position[e] + shifts[s]
+                    if j >= first[p + 1] - first[p]:
+                        j -= first[p + 1] - first[p]
+                    o = outcome[bear[e], h, first[p] + j]
+                    if o >= 0:
+                        n += 1
+                        hits += o
+                if n < least:
+                    total = -math.inf
+                    break
+                total += (2.0 * hits - n) / math.sqrt(n)
+            statistic[s, t] = total / n_horizons

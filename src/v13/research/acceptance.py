@@ -88,6 +88,7 @@ def accept(
     config: Config,
     *,
     priors: Mapping[int, float],
+    selected: Mapping[str, Any],
     seed: int,
     has_quotes: bool,
     has_trades: bool,
@@ -102,6 +103,8 @@ def accept(
         Fixed on the search part.
     priors : horizon -> share of hits on the search part
         The constant a calibrated probability has to beat.
+    selected : mapping
+        What the search says of its choice: `p`, `n_events`, `n_settings`, `n_shifts` (see tuning_report.json).
     has_quotes, has_trades : bool
         Whether the recordings could show order-flow imbalance and volume delta at all.
 
@@ -151,6 +154,16 @@ def accept(
     production = cut.bar_ms == gate.production_bar_ms
 
     criteria = [
+        measures.judge_selection(
+            selected["p"],
+            selected["n_events"],
+            n_trials=selected["n_settings"],
+            n_shifts=selected["n_shifts"],
+            min_accuracy=gate.min_accuracy,
+            alpha=gate.alpha,
+        )
+    ]
+    criteria.extend(
         measures.judge_accuracy(
             row.accuracy,
             row.p,
@@ -162,7 +175,7 @@ def accept(
             min_events=gate.min_events,
         )
         for row in rows
-    ]
+    )
     criteria.extend(
         measures.Criterion.not_run(
             f"accuracy_{horizon}",

@@ -7,7 +7,7 @@ tuning_report.json.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from v13 import measures, store
+from v13.config import Config
 from v13.detector import CHANNELS, BucketOverride, DetectorParams
 from v13.detector.dtypes import N_BUCKETS
 from v13.detector.params import bucket_name, override_rows
@@ -37,6 +38,7 @@ class SearchResult:
     override_tests: tuple[selection.OverrideTest, ...]
     params: DetectorParams
     hours: float
+    max_null: measures.MaxNull
 
     @property
     def chosen(self) -> Setting | None:
@@ -65,6 +67,14 @@ def search(run: Run, progress: Callable[[int, int], None] | None = None) -> Sear
         settings, counts, folds, choice.setting, config.min_bucket_events, run.config.acceptance.alpha
     )
     base = run.params if choice.setting is None else settings[choice.setting].params
+    max_null = measures.max_statistic_null(
+        [outcome.panels for outcome in outcomes],
+        min_shift=grid_min_shift_bars(run.config, settings),
+        n_shifts=run.config.acceptance.n_shifts,
+        seed=run.seed,
+        least_events=config.min_events,
+        cost_bps=config.cost_bps,
+    )
     overrides = selection.overrides_of(settings, tests, tuple(base.to_dict()["decision"]))
     return SearchResult(
         tuple(settings),
@@ -75,7 +85,14 @@ def search(run: Run, progress: Callable[[int, int], None] | None = None) -> Sear
         tuple(tests),
         replace(base, overrides=overrides),
         hours,
+        max_null,
     )
+
+
+def grid_min_shift_bars(config: Config, settings: Sequence[Setting]) -> int:
+    """Return the least shift that takes every trial of the grid away from its own returns."""
+    longest = max(s.params.decision.swing_L for s in settings)
+    return config.acceptance.min_shift_bars or 2 * (max(config.search.horizons_bars) + 2 * longest)
 
 
 def trial_table(result: SearchResult) -> pl.DataFrame:
@@ -114,6 +131,7 @@ def trial_table(result: SearchResult) -> pl.DataFrame:
                     "median_score": float(np.median(scores)) if len(scores) else None,
                     "objective": float(result.choice.objective[s]),
                     "plateau": None if np.isnan(result.choice.plateau[s]) else float(result.choice.plateau[s]),
+                    "p_max": None if np.isnan(result.max_null.p[s]) else float(result.max_null.p[s]),
                     "eligible": bool(result.choice.eligible[s]),
                     "chosen": s == result.choice.setting,
                 }
@@ -179,6 +197,14 @@ def tuning_report(run: Run, result: SearchResult) -> dict[str, Any]:
             "values": dict(chosen.values),
             "objective": float(result.choice.objective[chosen.number]),
             "plateau": float(result.choice.plateau[chosen.number]),
+        },
+        "max_statistic": {
+            "p": None
+            if chosen is None or np.isnan(result.max_null.p[chosen.number])
+            else result.max_null.p[chosen.number],
+            "n_events": None if chosen is None else int(result.counts.n_all[chosen.number].sum(axis=0).min()),
+            "n_shifts": len(result.max_null.null),
+            "min_shift_bars": result.max_null.min_shift,
         },
         "reason": result.choice.reason,
         "objective": "mean over horizons of the one-sided 90 % Wilson lower bound of accuracy; plateau: the lesser of "

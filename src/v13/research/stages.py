@@ -171,12 +171,14 @@ def accept_run(run: Run) -> HoldoutResult:
         result = calibrate(run)
         write_calibration(run, result)
         document = result.document
+    report = store.read_json(run.out / "tuning_report.json")
     return accept(
         run.holdout_parts(),
         run.cut,
         params,
         CalibrationMap.from_dict(document),
         run.config,
+        selected=report["max_statistic"] | {"n_settings": report["n_settings"]},
         priors={h["horizon_bars"]: h["base_rate"] for h in document["horizons"]},
         seed=run.seed,
         has_quotes=run.has_quotes,

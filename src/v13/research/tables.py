@@ -110,6 +110,7 @@ def top_settings(result: SearchResult, n: int = 10) -> Table:
             "events/h": round(float(rate[s]), 2),
             "objective": round(float(choice.objective[s]), 4),
             "plateau": _round(choice.plateau[s], 4),
+            "p (max)": chance(None if result.max_null.p[s] != result.max_null.p[s] else float(result.max_null.p[s])),
             "eligible": bool(choice.eligible[s]),
             "chosen": s == choice.setting,
         }
