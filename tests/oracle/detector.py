@@ -93,6 +93,8 @@ def judge(
         if STALE in concerned:
             return "lag", None
         return None, None
+    if channel == FUSION and a["row"]["fallback"] == 1 and b["row"]["fallback"] == 1:
+        return None, None
     if direction * (r_b - r_a) <= 0:
         return None, None
     u, v = max(abs(r_a), abs(r_b)), min(abs(r_a), abs(r_b))

@@ -108,15 +108,17 @@ class Activity:
         self.fp = fp
         self.window: list[float] = []
         self.act: float | None = None  # None: just (re)started
-
-    def gap(self) -> None:
-        """A gap restarts the EMA and keeps the window."""
-        self.act = None
+        self.traded = True  # whether the last bar had seen a trade
 
     def step(self, bar: Record) -> tuple[float, int]:
         """`vol_ok` and `liquidity` of one bar."""
         fp = self.fp
+        if bar["lag_trade_ms"] >= 0 and not self.traded:
+            self.act, self.window = None, []
+        self.traded = bar["lag_trade_ms"] >= 0
         if bar["lag_trade_ms"] < 0:
+            if not 0 <= bar["lag_quote_ms"] <= fp["max_lag_ms"]:
+                return 0.0, 0
             a = float(bar["n_quotes"])
         elif bar["lag_trade_ms"] <= fp["max_lag_ms"]:
             a = float(bar["volume"])
@@ -158,7 +160,6 @@ def features(bars: list[Record], sessions: list[int], fp: Record) -> tuple[list[
         if i > 0 and is_gap(bar["ts_ms"], bars[i - 1]["ts_ms"], fp["bar_ms"]):
             ofi.gap()
             cvd.gap()
-            activity.gap()
 
         status_ofi, z_ofi, zeros_ofi = ofi.step(float(bar["ofi"]), bar["lag_quote_ms"])
         status_cvd, z_cvd, zeros_cvd = cvd.step(float(bar["delta"]), bar["lag_trade_ms"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracle import detector as oracle
-from tests.oracle.markets import random_bars
+from tests.oracle.markets import markets, random_bars
 from v13 import market
 from v13.detector import (
     BucketOverride,
@@ -46,6 +46,18 @@ def same(ours: np.ndarray, theirs: list[dict[str, float]]) -> None:
             assert both_nan or value == other[name], f"row {i}, {name}: kernel {value!r}, oracle {other[name]!r}"
 
 
+class Drawn(SessionClock):
+    """Sessions as a test drew them, far oftener switching than in life."""
+
+    def __init__(self, flags: list[int]) -> None:
+        super().__init__()
+        self._drawn = np.array(flags, np.int64)
+
+    def flags(self, ts_ms: np.ndarray) -> np.ndarray:
+        assert len(ts_ms) == len(self._drawn)
+        return self._drawn
+
+
 def compare(params: DetectorParams, bars: np.ndarray, clock: SessionClock) -> int:
     sessions = clock.flags(bars["ts_ms"] - params.features.bar_ms).tolist()
     rows, feature_counts = oracle.features(rows_of(bars), sessions, rows_of(params.features.record())[0])
@@ -58,20 +70,24 @@ def compare(params: DetectorParams, bars: np.ndarray, clock: SessionClock) -> in
     return len(found)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 100_000),
+    markets(),
     st.sampled_from([10, 31, 40]),
     st.sampled_from(["delta", "level"]),
     st.sampled_from([(), MIXED]),
     st.sampled_from([1, 5]),
 )
 def test_kernel_and_oracle_agree_on_random_markets(
-    seed: int, window: int, mode: str, overrides: tuple[BucketOverride, ...], ema_k: int
+    drawn: tuple[np.ndarray, list[int]],
+    window: int,
+    mode: str,
+    overrides: tuple[BucketOverride, ...],
+    ema_k: int,
 ) -> None:
-    bars = random_bars(np.random.default_rng(seed), 500)
+    bars, sessions = drawn
     params = DetectorParams(FeatureParams(window=window, ema_k=ema_k, mode=mode, activity_k=7), EASY, overrides)
-    compare(params, bars, CLOCK)
+    compare(params, bars, Drawn(sessions))
 
 
 def test_the_random_markets_reach_every_type_and_every_gate() -> None:
@@ -105,7 +121,7 @@ def test_the_random_markets_reach_every_type_and_every_gate() -> None:
             700,
             10,
         ),
-        (("trades/spot_ETHUSDT_2025-10-20_2025-10-21_blocks.parquet",), 2_500, 5),
+        (("trades/spot_ETHUSDT_2025-10-20_2025-10-21_blocks.parquet",), 5_000, 5),
     ],
 )
 def test_kernel_and_oracle_agree_on_real_recordings(

@@ -101,6 +101,11 @@ def test_bars_that_step_back_are_refused_and_leave_the_state() -> None:
             detector.update(broken[0])
         with pytest.raises(DataError, match="positive"):
             detector.run(broken)
+    for value in (np.nan, np.inf):
+        broken = bars[100:101].copy()
+        broken["volume"] = value
+        with pytest.raises(DataError, match="volume"):
+            detector.update(broken[0])
     assert detector.snapshot() == state
 
 

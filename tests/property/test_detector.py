@@ -237,3 +237,29 @@ def test_overrides_go_to_their_bucket_and_the_most_specific_wins() -> None:
 def test_a_bad_override_is_refused(overrides: list[tuple[dict[str, str], dict[str, float]]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DetectorParams(overrides=tuple(BucketOverride(when, change) for when, change in overrides))
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.sampled_from(["trades_only", "quotes_only"]))
+def test_one_source_alone_is_never_called_fused(seed: int, kind: str) -> None:
+    bars = market(seed, kind=kind)
+    overrides = (BucketOverride({"source": "FUSION"}, {"swing_L": 3}),)
+    events = divergences(Detector(DetectorParams(FEATURES, OPEN, overrides)).run(bars))
+    assert set(events["source"].tolist()) <= ({1} if kind == "trades_only" else {0})
+
+
+def test_activity_starts_anew_when_its_unit_changes() -> None:
+    bars = market(5, 200, kind="plain")
+    bars["n_quotes"], bars["volume"] = 200, 0.5
+    bars["lag_trade_ms"][:100] = -1
+    rows = compute_features(DetectorParams(FEATURES), bars)
+    assert np.all(rows["vol_ok"] == 1.0)
+
+
+def test_a_dead_feed_without_trades_is_not_active() -> None:
+    bars = market(6, 100, kind="plain")
+    bars["lag_trade_ms"] = -1
+    bars["lag_quote_ms"][50:] = 60_000
+    rows = compute_features(DetectorParams(FEATURES), bars)
+    assert np.all(rows["vol_ok"][:50] == 1.0)
+    assert np.all(rows["vol_ok"][50:] == 0.0)

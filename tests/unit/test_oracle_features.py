@@ -142,14 +142,14 @@ def test_activity_is_judged_against_the_bars_before_and_stops_with_the_trades() 
     assert [row["liquidity"] for row in rows] == [0, 0, 0, 0, 1, 0]
 
 
-def test_activity_is_smoothed_from_its_first_bar_restarts_at_a_gap_and_keeps_its_window() -> None:
+def test_activity_is_smoothed_from_its_first_bar_and_goes_on_over_a_gap() -> None:
     # activity_k 3 halves the way. Smoothed: 8, 16, 20, then 4: 12 is less than the median 16.
     bars = [bar(i, volume=v) for i, v in enumerate([8.0, 24.0, 24.0, 4.0])]
     rows, _ = oracle.features(bars, [0] * 4, feature_params(activity_k=3, min_volume_ratio=1.0))
     assert rows[3]["vol_ok"] == 0.75
-    bars[3].update(ts_ms=9_000, lag_trade_ms=5_000)  # at max_lag_ms trades still live; EMA 4, window kept
+    bars[3].update(ts_ms=9_000, lag_trade_ms=5_000)  # at max_lag_ms trades still live; EMA and window kept
     rows, _ = oracle.features(bars, [0] * 4, feature_params(activity_k=3, min_volume_ratio=1.0))
-    assert rows[3]["vol_ok"] == 0.25
+    assert rows[3]["vol_ok"] == 0.75
 
 
 def test_a_market_that_was_dead_all_along_is_not_gated_by_its_own_silence() -> None:

@@ -138,7 +138,7 @@ class Detector:
         ts_ms = int(one["ts_ms"][0])
         if ts_ms <= self._state["prev_ts_ms"][0] and self._state["n_bars"][0] > 0:
             self._check(one)
-        if one["close"][0] <= 0 or one["mid"][0] <= 0:
+        if one["close"][0] <= 0 or one["mid"][0] <= 0 or not abs(one["volume"][0]) < np.inf:
             self._check(one)
         self._one_session[0] = self.sessions.flag(ts_ms - self._bar_ms)
         n = kernel.advance(
@@ -230,7 +230,7 @@ def check_bars(bars: Records, last_ts_ms: int | None = None) -> None:
     Raises
     ------
     DataError
-        Wrong dtype, time not ascending, a non-positive or infinite price, or an infinite flow.
+        Wrong dtype, time not ascending, a non-positive or infinite price, an infinite flow, or a volume of NaN.
     """
     if bars.dtype != BAR or bars.ndim != 1:
         raise DataError(f"bars: expected a one-dimensional BAR array, found {bars.dtype} with shape {bars.shape}")
@@ -251,6 +251,9 @@ def check_bars(bars: Records, last_ts_ms: int | None = None) -> None:
         bad = np.flatnonzero(np.isinf(bars[name]))
         if bad.size:
             raise DataError(f"bars: row {bad[0]}: {name} is infinite")
+    bad = np.flatnonzero(np.isnan(bars["volume"]))
+    if bad.size:
+        raise DataError(f"bars: row {bad[0]}: volume is not a number; a bar without trades has volume 0")
 
 
 def compute_features(params: DetectorParams, bars: Records, sessions: SessionClock | None = None) -> Records:

@@ -56,6 +56,7 @@ I8, F8 = np.int64, np.float64
 NEVER_MS: Final = -(2**62)  # "long before anything": a cooldown measured from it has always passed
 N_WINDOWS: Final = 3  # OFI flow, CVD flow, activity
 ACTIVITY: Final = 2
+VOLUME, QUOTES = 0, 1
 
 MAD_TO_SIGMA: Final = 1.4826022185056018  # 1 / Phi^-1(3/4)
 RANGE_TO_SIGMA: Final = 3.289707253902945  # Phi^-1(0.95) - Phi^-1(0.05)
@@ -70,6 +71,7 @@ FEATURE_STATE: Final = np.dtype(
         ("ema_ofi", F8),  # NaN: restart with the next value
         ("ema_cvd", F8),
         ("ema_activity", F8),
+        ("unit", I8),  # what activity was counted in at the last bar
         ("level_ofi", F8),
         ("level_cvd", F8),
         ("n_zero_scale", I8),
@@ -218,7 +220,6 @@ def advance_features(params, state, windows, meta, bars, sessions, out):
         if st["n_bars"] > 0 and ts - st["prev_ts_ms"] > gap_ms:
             st["ema_ofi"] = np.nan
             st["ema_cvd"] = np.nan
-            st["ema_activity"] = np.nan
             if level_mode:
                 for w in range(ACTIVITY):
                     meta[w, 0] = 0
@@ -299,10 +300,16 @@ def advance_features(params, state, windows, meta, bars, sessions, out):
             row["fusion"], row["fallback"] = z_cvd, 1
             st["n_fusion_fallback"] += 1
 
-        live = True
         if lag_trade < 0:
             activity = float(bar["n_quotes"])
+            live = 0 <= lag_quote <= max_lag
+            st["unit"] = QUOTES
         else:
+            if st["unit"] == QUOTES:
+                st["ema_activity"] = np.nan
+                meta[ACTIVITY, 0] = 0
+                meta[ACTIVITY, 1] = 0
+            st["unit"] = VOLUME
             activity = bar["volume"]
             live = lag_trade <= max_lag
         if not live:
@@ -383,6 +390,8 @@ def _collect(a, b, is_low, swing_L, params, now, bar_number, counters, cands, n)
             elif lag:
                 counters[R_LAG] += 1
             continue
+        if channel == FUSION and a["fallback"] == 1 and b["fallback"] == 1:
+            continue  # one source under another name
         if not direction * (zb - za) > 0.0:
             continue
         magnitude = min(1.0, (abs(za) + abs(zb)) / Z_FULL)
@@ -437,7 +446,7 @@ def _decide(cands, first, last, params, state, counters, out, n_out):
         else:
             b = cands[best]
             if c["score"] > b["score"] or (c["score"] == b["score"] and c["source"] < b["source"]):
-                best = k  # candidates come with ascending L, so the smaller L stands in a tie
+                best = k
     if best < 0:
         return n_out
     winner = cands[best]
