@@ -24,7 +24,7 @@ from v13.errors import ConfigError
 from v13.research.cut import Cut, Records, make_cut
 from v13.research.trials import SymbolPart, expand_grid
 
-__all__ = ["Run", "detector_params", "open_run", "read_policy"]
+__all__ = ["Run", "detector_params", "make_run", "open_run", "read_policy"]
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,27 @@ def open_run(
     """
     loaded = configs.load(root, env, environ=os.environ, overrides=overrides or {})
     config = loaded.config
-    used_seed = config.run.seed if seed is None else seed
     recordings = market.load([Path(p) for p in data], symbol=symbol, policy=read_policy(config))
+    return make_run(recordings, loaded, root=root, out=out, seed=seed)
+
+
+def make_run(
+    recordings: Mapping[str, market.Recording],
+    loaded: configs.Loaded,
+    *,
+    root: Path,
+    out: Path,
+    seed: int | None = None,
+) -> Run:
+    """Cut recordings that are already in memory.
+
+    Raises
+    ------
+    ConfigError, DataError
+        The recordings have different bar lengths, or no bar at all.
+    """
+    config = loaded.config
+    used_seed = config.run.seed if seed is None else seed
     lengths = {r.bar_ms for r in recordings.values()}
     if len(lengths) != 1:
         shown = ", ".join(f"{s} {r.bar_ms} ms" for s, r in recordings.items())

@@ -40,6 +40,17 @@ class SearchResult:
     hours: float
     max_null: measures.MaxNull
 
+    def selected(self) -> dict[str, Any]:
+        """Return what acceptance needs to know of the choice: its p against the maximum of the grid, and sizes."""
+        p = None if self.chosen is None else float(self.max_null.p[self.chosen.number])
+        return {
+            "p": None if p is None or np.isnan(p) else p,
+            "n_events": None if self.chosen is None else int(self.counts.n_all[self.chosen.number].sum(axis=0).min()),
+            "n_settings": len(self.settings),
+            "n_shifts": len(self.max_null.null),
+            "min_shift_bars": self.max_null.min_shift,
+        }
+
     @property
     def chosen(self) -> Setting | None:
         """The chosen setting; None where none was eligible and the configured parameters stand in."""
@@ -198,14 +209,7 @@ def tuning_report(run: Run, result: SearchResult) -> dict[str, Any]:
             "objective": float(result.choice.objective[chosen.number]),
             "plateau": float(result.choice.plateau[chosen.number]),
         },
-        "max_statistic": {
-            "p": None
-            if chosen is None or np.isnan(result.max_null.p[chosen.number])
-            else result.max_null.p[chosen.number],
-            "n_events": None if chosen is None else int(result.counts.n_all[chosen.number].sum(axis=0).min()),
-            "n_shifts": len(result.max_null.null),
-            "min_shift_bars": result.max_null.min_shift,
-        },
+        "max_statistic": result.selected(),
         "reason": result.choice.reason,
         "objective": "mean over horizons of the one-sided 90 % Wilson lower bound of accuracy; plateau: the lesser of "
         "that and the median of its neighbours in the grid",

@@ -36,6 +36,7 @@ __all__ = [
     "conclude_quality",
     "conclude_search",
     "released_params",
+    "whole_way",
     "write_acceptance",
     "write_calibration",
     "write_quality",
@@ -90,9 +91,9 @@ def released_params(run: Run) -> DetectorParams:
     return params
 
 
-def calibrate(run: Run) -> CalibrationResult:
-    """Fit the calibration of the released parameters on the search part."""
-    params = released_params(run)
+def calibrate(run: Run, params: DetectorParams | None = None) -> CalibrationResult:
+    """Fit the calibration of `params` (None: of the released parameters) on the search part."""
+    params = released_params(run) if params is None else params
     config = run.config
     parts = run.search_parts()
     found = [find_events(params, run.sessions, part) for part in parts]
@@ -172,13 +173,25 @@ def accept_run(run: Run) -> HoldoutResult:
         write_calibration(run, result)
         document = result.document
     report = store.read_json(run.out / "tuning_report.json")
+    return _judge_holdout(run, params, document, report["max_statistic"])
+
+
+def whole_way(run: Run) -> HoldoutResult:
+    """Search, calibrate and judge, with nothing read from or written to disk."""
+    found = search(run)
+    return _judge_holdout(run, found.params, calibrate(run, found.params).document, found.selected())
+
+
+def _judge_holdout(
+    run: Run, params: DetectorParams, document: dict[str, Any], selected: dict[str, Any]
+) -> HoldoutResult:
     return accept(
         run.holdout_parts(),
         run.cut,
         params,
         CalibrationMap.from_dict(document),
         run.config,
-        selected=report["max_statistic"] | {"n_settings": report["n_settings"]},
+        selected=selected,
         priors={h["horizon_bars"]: h["base_rate"] for h in document["horizons"]},
         seed=run.seed,
         has_quotes=run.has_quotes,
