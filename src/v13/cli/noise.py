@@ -19,8 +19,8 @@ def add(commands: Any) -> None:
         "noise",
         help="run the whole pipeline on markets without an edge; exit code 0 if it signs off (almost) none",
         description="Run search, selection, buckets, calibration and acceptance on markets of known truth. Print the "
-        "share signed off by kind, with its exact 95 %% interval, and the criteria that stopped the others. Exit code "
-        "0 if at most 1 %% of all null markets pass with an upper bound under 2 %%, and of no kind over 5 %%; else 4.",
+        "share signed off by kind, with its exact 95 % interval, and the criteria that stopped the others. Exit code "
+        "0 if at most 1 % of all null markets pass with an upper bound under 2 %, and of no kind over 5 %; else 4.",
     )
     parser.add_argument("--markets", type=int, default=40, help="of each kind (default: %(default)s)")
     parser.add_argument("--kind", default="all", help="all (without an edge), a kind, planted, or given")
