@@ -28,7 +28,9 @@ from v13.research.stages import whole_way
 
 __all__ = ["KINDS", "PLANTED", "NoiseReport", "Outcome", "judge_market", "run_noise"]
 
-# Markets without an edge; the surrogates are made of a recording, or of a planted market where none is given.
+# Markets without an edge. The surrogates are made of given bars, or of a market with clustered flow. They break what
+# ties flow to price and keep the price as it was: an edge that lies in the price alone survives in them (a planted
+# market's does: its low pairs are followed by rises whatever the flow), so they are null only where the price is.
 SIMULATED: Final = ("random_walk", "garch_t", "clustered_flow", "drift")
 SURROGATES: Final = ("shifted_returns", "flipped_signs", "shuffled_flow")
 KINDS: Final = (*SIMULATED, *SURROGATES)
@@ -195,7 +197,7 @@ def _make(kind: str, n_bars: int, source: np.random.SeedSequence, true_accuracy:
         if given is not None and ":" not in given:
             bars = _read_bars(given)
         else:
-            bars = market.simulate_bars(market.MarketSpec(kind="planted", n_bars=n_bars), seed).bars
+            bars = market.simulate_bars(market.MarketSpec(kind="clustered_flow", n_bars=n_bars), seed).bars
         if kind == "shifted_returns":
             return market.shift_returns(bars, int(rng.integers(len(bars) // 10, len(bars) - len(bars) // 10)))
         if kind == "flipped_signs":
