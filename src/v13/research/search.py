@@ -16,7 +16,7 @@ import polars as pl
 
 from v13 import measures, store
 from v13.config import Config
-from v13.detector import CHANNELS, BucketOverride, DetectorParams
+from v13.detector import BucketOverride, DetectorParams
 from v13.detector.dtypes import N_BUCKETS
 from v13.detector.params import bucket_name, override_rows
 from v13.research import selection
@@ -288,8 +288,3 @@ def params_from_dict(document: dict[str, Any]) -> DetectorParams:
         replace(base.decision, **document["decision"]),
         tuple(BucketOverride(o["when"], o["set"], o.get("why", "")) for o in document["overrides"]),
     )
-
-
-def source_shares(outcome: Outcomes) -> dict[str, int]:
-    """Return the number of events by source."""
-    return {name: int(np.count_nonzero(outcome.events["source"] == c)) for c, name in enumerate(CHANNELS)}
