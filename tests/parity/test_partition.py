@@ -134,3 +134,11 @@ def test_compiled_and_interpreted_give_the_same_bytes(repo: Path) -> None:
         timeout=300,
     )
     assert interpreted.stdout.strip() == digest.hexdigest()
+
+
+def test_bars_of_another_length_than_the_parameters_are_refused() -> None:
+    minutes = random_bars(np.random.default_rng(8), 30, bar_ms=60_000, kind="plain")
+    with pytest.raises(DataError, match="bar_ms is 1000"):
+        Detector(PARAMS).run(minutes)
+    with pytest.raises(DataError, match="bar_ms is 60000"):
+        Detector(DetectorParams(FeatureParams(bar_ms=60_000))).run(market(9, 30))

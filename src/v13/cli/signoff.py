@@ -45,6 +45,8 @@ def _run(arguments: argparse.Namespace) -> int:
     badge = "  (SIMULATED data)" if result.simulated else ""
     for criterion in result.document["criteria"]:
         print(f"{criterion['status']:>14}  {criterion['title']}: {criterion['detail']}")
+    if not result.installed:
+        print("config/calibration keeps its map of recorded data: this run's is simulated or empty")
     print(f"\nreport:  {result.bundle / 'index.html'}")
     print(f"verdict: {result.verdict}{badge}")
     sys.stdout.flush()

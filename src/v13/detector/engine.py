@@ -222,6 +222,7 @@ class Detector:
     def _check(self, bars: Records) -> None:
         last = int(self._state["prev_ts_ms"][0]) if self.n_bars else None
         check_bars(bars, last)
+        check_spacing(bars, self._bar_ms)
 
 
 def check_bars(bars: Records, last_ts_ms: int | None = None) -> None:
@@ -256,6 +257,21 @@ def check_bars(bars: Records, last_ts_ms: int | None = None) -> None:
         raise DataError(f"bars: row {bad[0]}: volume is not a number; a bar without trades has volume 0")
 
 
+def check_spacing(bars: Records, bar_ms: int) -> None:
+    """Refuse bars of another length than the parameters': every one of them would be a gap, or none.
+
+    Raises
+    ------
+    DataError
+        Bars lie closer than `bar_ms`, or 20 and more of them all lie further apart.
+    """
+    steps = np.diff(bars["ts_ms"])
+    if steps.size and (steps.min() < bar_ms or (steps.size >= 20 and steps.min() >= 2 * bar_ms)):
+        raise DataError(
+            f"bars: {steps.min()} ms apart, the parameters' bar_ms is {bar_ms}; set FeatureParams(bar_ms=...)"
+        )
+
+
 def compute_features(params: DetectorParams, bars: Records, sessions: SessionClock | None = None) -> Records:
     """Return the (n,) FEATURE rows of (n,) BAR from a fresh start; shared by all settings of a search.
 
@@ -265,6 +281,7 @@ def compute_features(params: DetectorParams, bars: Records, sessions: SessionClo
         As `Detector.run`.
     """
     check_bars(bars)
+    check_spacing(bars, params.features.bar_ms)
     rows = np.zeros(bars.size, FEATURE)
     flags = (sessions or SessionClock()).flags(bars["ts_ms"] - params.features.bar_ms)
     windows = np.zeros((kernel.N_WINDOWS, 2, params.features.window))

@@ -138,7 +138,7 @@ def judge_monotonicity(
         rho of 0.1 four times in five, while an interval still reaches 0.1. Else FAIL. The estimate is that of the
         horizon with the smallest p, of those with rho > 0 where there is one.
     """
-    key, title = "monotonicity", "Return rises with score"
+    key, title = "monotonicity", "Return rises with score, at one horizon"
     horizons = sorted(rho)
     raw = np.array([np.nan if p.get(h) is None else p[h] for h in horizons], np.float64)
     corrected = dict(zip(horizons, holm(raw), strict=True))

@@ -59,7 +59,7 @@ def quality_figure(run: Run) -> Figure:
         for first, last, colour, label in (
             (run.cut.start_ms, run.cut.search_end_ms, "#e8f0f8", "search"),
             (run.cut.search_end_ms, run.cut.holdout_start_ms, "#eeeeee", "purge gap"),
-            (run.cut.holdout_start_ms, run.cut.end_ms, "#e6f4ea", "holdout (sealed)"),
+            (run.cut.holdout_start_ms, run.cut.end_ms, "#e6f4ea", "holdout"),
         ):
             ax.axvspan(_time(first), _time(last), color=colour, lw=0, label=label, zorder=0)
         price = np.where(np.isfinite(bars["mid"]), bars["mid"], bars["close"])
@@ -283,7 +283,8 @@ def null_figure(result: HoldoutResult, min_accuracy: float, simulated: bool) -> 
             ax.hist(null, bins=40, color=GRID, edgecolor=MUTED, lw=0.4, label=f"{len(null):,} shifts in time")
             ax.axvline(row.accuracy.accuracy, color=BLUE, lw=2, label=f"observed, p = {row.p:.4f}")
             ax.axvline(min_accuracy, color=INK, lw=1, ls="--", label="threshold")
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=8, loc="upper left")
+            ax.margins(y=0.35)
         else:
             ax.text(0.5, 0.5, "no events", ha="center", transform=ax.transAxes, color=MUTED)
         ax.set(xlabel=f"accuracy, {row.horizon_bars} bars ahead", yticks=[])

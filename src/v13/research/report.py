@@ -32,7 +32,10 @@ def summary_sentence(signoff: dict[str, Any]) -> str:
     judged = [c for c in signoff["criteria"] if c["status"] not in _NOT_JUDGED]
     by = {status: [c["title"] for c in judged if c["status"] == status] for status in ("PASS", "FAIL", "INSUFFICIENT")}
     if signoff["verdict"] == "PASS":
-        text = f"All {len(by['PASS'])} criteria that recorded data can answer passed on data the search never saw."
+        text = (
+            f"All {len(by['PASS'])} criteria that recorded data can answer are met: the choice of the setting on the "
+            "search part, the rest on data the search never saw."
+        )
     elif signoff["verdict"] == "FAIL":
         text = f"{len(by['FAIL'])} of {len(judged)} criteria failed: {', '.join(by['FAIL'])}."
     else:
@@ -212,7 +215,7 @@ def markdown(name: str, signoff: dict[str, Any]) -> str:
 def _shortfall(c: dict[str, Any]) -> str:
     """Return a criterion that is not met in a few words; the table has the rest."""
     if c["status"] == "INSUFFICIENT" and c["n"] is not None and c["needed"] and c["n"] < c["needed"]:
-        return f"{c['title']}: INSUFFICIENT, {c['n']:,} of the {c['needed']:,} events it takes."
+        return f"{c['title']}: INSUFFICIENT, {c['n']:,} events; a fair chance to pass takes {c['needed']:,}."
     return f"{c['title']}: {c['status']}. {c['detail']}"
 
 

@@ -143,12 +143,18 @@ def make_run(
     return Run(recordings, config, loaded.origin, tuple(loaded.files), out, root, used_seed, key, cut, params)
 
 
+def source_files(folder: Path) -> list[Path]:
+    """Return what a package is made of, in order; not what compilers leave in its caches."""
+    kinds = {".py", ".j2", ".css", ".json"}
+    return sorted(p for p in folder.rglob("*") if p.suffix in kinds and "__pycache__" not in p.parts)
+
+
 @cache
 def code_fingerprint() -> str:
     """Return the sha256 of the package's source: results of other code are other results."""
     folder = Path(v13.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+    for path in source_files(folder):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

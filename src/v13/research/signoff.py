@@ -15,7 +15,7 @@ from typing import Any
 import v13
 from v13 import measures, store
 from v13.config import Config
-from v13.errors import EXIT_GATE, EXIT_OK
+from v13.errors import EXIT_GATE, EXIT_OK, StoreError
 from v13.research import figures, report
 from v13.research.defects import gap_list, n_bad_rows, source_rows
 from v13.research.notebook import NOTEBOOKS, execute
@@ -60,6 +60,7 @@ class SignOff:
     verdict: str
     simulated: bool
     document: dict[str, Any]
+    installed: bool  # whether config/calibration took the new map
 
     @property
     def exit_code(self) -> int:
@@ -128,9 +129,9 @@ def sign_off(
             store.write_text(bundle / f"{notebook}.html", page)
         document = _write_bundle(run, name, work, bundle)
         store.write_json(bundle / "manifest.json", _manifest(run, data, bundle, document))
-    store.copy(out / CALIBRATION_FILE, root / "config" / "calibration" / CALIBRATION_FILE)
+    installed = _install(out / CALIBRATION_FILE, root / "config" / "calibration" / CALIBRATION_FILE)
     store.point(reports / "latest", reports / name)
-    return SignOff(name, reports / name, out, document["verdict"], run.simulated, document)
+    return SignOff(name, reports / name, out, document["verdict"], run.simulated, document, installed)
 
 
 def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, Any]:
@@ -141,6 +142,9 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
     quality = store.read_json(work / "data_quality.json")
     acceptance = store.read_json(work / "acceptance.json")
     search = store.read_json(work / "tuning_report.json")
+    for part in (quality, acceptance, search):
+        if part["key"] != run.key:
+            raise StoreError(f"{work}: a notebook wrote for other inputs or code than this sign-off's; run it again")
     verdict = measures.Verdict.from_dict(acceptance["verdict"])
     document: dict[str, Any] = {
         "version": 1,
@@ -176,6 +180,16 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
     store.write_text(bundle / "signoff.junit.xml", report.junit(name, document))
     store.write_text(bundle / "summary.md", report.markdown(name, document))
     return document
+
+
+def _install(made: Path, place: Path) -> bool:
+    """Put the calibration map at its place, unless that would replace one of recorded data by less."""
+    if place.is_file():
+        new, old = store.read_json(made), store.read_json(place)
+        if old["horizons"] and not old["simulated"] and (new["simulated"] or not new["horizons"]):
+            return False
+    store.copy(made, place)
+    return True
 
 
 def changed_rules(config: Config) -> list[str]:

@@ -313,7 +313,7 @@ def conclude_acceptance(result: HoldoutResult) -> StepVerdict:
     verdict = result.verdict
     judged = [c for c in verdict.criteria if c.status not in (measures.Status.NOT_RUN, measures.Status.NOT_APPLICABLE)]
     passed = sum(c.status is measures.Status.PASS for c in judged)
-    summary = f"{passed} of {len(judged)} criteria passed on {len(result.outcomes.events):,} holdout events."
+    summary = f"{passed} of {len(judged)} criteria passed; {len(result.outcomes.events):,} events on the holdout."
     return StepVerdict("04_acceptance", verdict.overall.value, summary, {"n_passed": passed, "n_judged": len(judged)})
 
 
