@@ -13,8 +13,14 @@ from v13.store.files import (
     write_text,
     write_yaml,
 )
+from v13.store.ledger import HOLDOUT_LEDGER, HoldoutLedger, Look, Seal, Span
 
 __all__ = [
+    "HOLDOUT_LEDGER",
+    "HoldoutLedger",
+    "Look",
+    "Seal",
+    "Span",
     "copy",
     "manifest",
     "point",

@@ -22,6 +22,7 @@ from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
 from v13.errors import StoreError
 
@@ -82,6 +83,16 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, _json(path, data, sort_keys=True) + "\n")
 
 
+class _Representer(SafeRepresenter):  # type: ignore[misc]
+    """Writes the next-line character escaped: between single quotes it would come back as a space."""
+
+    def represent_str(self, data: str) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\x85" in data else None)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
+
+
 def write_yaml(path: Path, data: Any, *, header: str = "") -> None:
     """Put `data` at `path` as YAML with its keys in the order given.
 
@@ -100,6 +111,7 @@ def write_yaml(path: Path, data: Any, *, header: str = "") -> None:
     """
     plain = json.loads(_json(path, data, sort_keys=False))  # nothing but what every reader of YAML understands
     writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False
     writer.width = YAML_WIDTH

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -83,6 +83,7 @@ def test_what_json_cannot_say_is_refused_and_changes_nothing(tmp_path: Path, wri
 
 @settings(max_examples=50)
 @given(plain)
+@example({"\x85": "a\x85b"})
 def test_json_and_yaml_give_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, data: object) -> None:
     folder = tmp_path_factory.mktemp("round")
     store.write_json(folder / "x.json", data)
