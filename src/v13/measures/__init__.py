@@ -4,10 +4,21 @@ from v13.measures.accuracy import (
     Accuracy,
     accuracy,
     binomial_p,
+    hierarchical,
     holm,
     spearman,
     spearman_naive_p,
     wilson_interval,
+    wilson_intervals,
+)
+from v13.measures.bootstrap import (
+    Interval,
+    MeanDifference,
+    block_bootstrap_interval,
+    bootstrap_mean,
+    bootstrap_mean_difference,
+    bootstrap_reliability,
+    bootstrap_spearman,
 )
 from v13.measures.gates import (
     judge_accuracy,
@@ -17,7 +28,15 @@ from v13.measures.gates import (
     judge_rate,
     judge_selection,
 )
-from v13.measures.labels import HIT, MISS, TIE, UNLABELLED, forward_returns, hits, segments
+from v13.measures.hac import HacRank, hac_rank_correlation
+from v13.measures.labels import HIT, MISS, TIE, UNLABELLED, forward_returns, hits, returns_at, segments
+from v13.measures.overfitting import (
+    DeflatedSharpe,
+    Overfitting,
+    deflated_sharpe,
+    effective_trials,
+    overfitting_probability,
+)
 from v13.measures.power import (
     events_needed,
     events_needed_for_gate,
@@ -27,17 +46,17 @@ from v13.measures.power import (
 )
 from v13.measures.reliability import brier, brier_constant, decile_table, reliability_curve, reliability_error
 from v13.measures.resampling import (
-    Interval,
     MaxNull,
     Panel,
     ShiftNull,
     ShiftNulls,
-    block_bootstrap_interval,
+    against_maximum,
     circular_shift_null,
     draw_shifts,
-    max_statistic_null,
+    joint_p,
     shift_statistics,
 )
+from v13.measures.snooping import SuperiorAbility, step_m, superior_ability
 from v13.measures.verdict import Criterion, Status, Verdict
 
 __all__ = [
@@ -47,41 +66,60 @@ __all__ = [
     "UNLABELLED",
     "Accuracy",
     "Criterion",
+    "DeflatedSharpe",
+    "HacRank",
     "Interval",
     "MaxNull",
+    "MeanDifference",
+    "Overfitting",
     "Panel",
     "ShiftNull",
     "ShiftNulls",
     "Status",
+    "SuperiorAbility",
     "Verdict",
     "accuracy",
+    "against_maximum",
     "binomial_p",
     "block_bootstrap_interval",
+    "bootstrap_mean",
+    "bootstrap_mean_difference",
+    "bootstrap_reliability",
+    "bootstrap_spearman",
     "brier",
     "brier_constant",
     "circular_shift_null",
     "decile_table",
+    "deflated_sharpe",
     "draw_shifts",
+    "effective_trials",
     "events_needed",
     "events_needed_for_gate",
     "events_needed_for_rho",
     "forward_returns",
     "gate_power",
+    "hac_rank_correlation",
+    "hierarchical",
     "hits",
     "holm",
+    "joint_p",
     "judge_accuracy",
     "judge_bucket_family",
     "judge_median_score",
     "judge_monotonicity",
     "judge_rate",
     "judge_selection",
-    "max_statistic_null",
     "minimum_detectable_accuracy",
+    "overfitting_probability",
     "reliability_curve",
     "reliability_error",
+    "returns_at",
     "segments",
     "shift_statistics",
     "spearman",
     "spearman_naive_p",
+    "step_m",
+    "superior_ability",
     "wilson_interval",
+    "wilson_intervals",
 ]

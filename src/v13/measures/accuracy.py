@@ -17,7 +17,17 @@ from scipy.stats import binom, norm, rankdata, t
 from v13.errors import DataError
 from v13.measures.labels import HIT, MISS, TIE, UNLABELLED
 
-__all__ = ["Accuracy", "accuracy", "binomial_p", "holm", "spearman", "spearman_naive_p", "wilson_interval"]
+__all__ = [
+    "Accuracy",
+    "accuracy",
+    "binomial_p",
+    "hierarchical",
+    "holm",
+    "spearman",
+    "spearman_naive_p",
+    "wilson_interval",
+    "wilson_intervals",
+]
 
 F64 = NDArray[np.float64]
 
@@ -105,6 +115,31 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95, sides: Literal[1, 
     return low, high
 
 
+def wilson_intervals(k: NDArray[np.int64], n: NDArray[np.int64], confidence: float = 0.95) -> tuple[F64, F64]:
+    """Return `wilson_interval`, two-sided, of many shares at once.
+
+    Parameters
+    ----------
+    k, n : int64, one shape, 0 <= k <= n
+        Successes and trials; not checked.
+    confidence : float, in (0, 1)
+
+    Returns
+    -------
+    (low, high) : float64 in [0, 1], the shape of `k` and `n`
+        NaN where n is 0, so that a figure leaves a gap there.
+    """
+    z = float(norm.isf((1 - confidence) / 2))
+    size = np.maximum(n, 1)
+    share = k / size
+    centre = share + z * z / (2 * size)
+    spread = z * np.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
+    scale = 1 + z * z / size
+    low = np.where(k == 0, 0.0, (centre - spread) / scale)
+    high = np.where(k == n, 1.0, (centre + spread) / scale)
+    return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
+
+
 def binomial_p(k: int, n: int, p0: float = 0.5) -> float:
     """Return the one-sided exact binomial p: the chance of k or more successes at a share of `p0`.
 
@@ -159,6 +194,43 @@ def holm(p: F64) -> F64:
     steps = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps * p[order]), 1.0)
     return adjusted
+
+
+def hierarchical(root: F64, leaves: F64) -> tuple[F64, F64]:
+    """Return adjusted p-values of a family that forms a tree of two levels: all together, and its parts.
+
+    Parameters
+    ----------
+    root : (H,) float64, in [0, 1]
+        One test of the whole for each way of asking (here: horizon). NaN where not tested.
+    leaves : (m, H) float64, in [0, 1]
+        The same of its m parts.
+
+    Returns
+    -------
+    (root, leaves) : float64, the shapes given
+        Holm over the H of one node; a leaf's times m, and never below the smallest of the root. All NaN where the root
+        was not tested.
+
+    Raises
+    ------
+    DataError
+        A value is outside [0, 1].
+
+    Notes
+    -----
+    Meinshausen, "Hierarchical testing of variable importance" (Biometrika 95, 2008), with weights by number of leaves,
+    fixed beforehand. Under any dependence the chance that a node without an edge at any horizon is rejected at one is
+    at most the level, over the whole tree: the whole is tested at all of it, and its parts share it only once the whole
+    has passed. Which horizon it is that works is held to the level within each node, not over the tree. So the whole
+    pays nothing for being looked at in parts; an edge that lives in one part alone and drowns in the whole is not seen.
+    """
+    top = holm(root)
+    tested = top[~np.isnan(top)]
+    if not len(tested):
+        return top, np.full(leaves.shape, np.nan)
+    below = np.array([holm(leaf) for leaf in leaves]).reshape(leaves.shape)
+    return top, np.maximum(np.minimum(below * len(leaves), 1.0), tested.min())
 
 
 def spearman(x: F64, y: F64) -> float:

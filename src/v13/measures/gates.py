@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from scipy.stats import chi2
 
-from v13.measures.accuracy import Accuracy, holm
+from v13.measures.accuracy import Accuracy
 from v13.measures.power import events_needed_for_gate, events_needed_for_rho
 from v13.measures.verdict import Criterion, Status, Verdict
 
@@ -80,7 +79,8 @@ def judge_accuracy(
             f"circular-shift p {_p(p)} against {alpha:g} (naive {_p(p_naive)}); {left_out}"
         )
         if n < min_events:
-            status, detail = Status.INSUFFICIENT, f"{found}. Fewer than {min_events} events are not judged."
+            status = Status.INSUFFICIENT
+            detail = f"{found}. Fewer than {min_events} events are not judged, and {_would_show(needed, min_accuracy)}."
         elif reached and p is not None and p < alpha:
             status, detail = Status.PASS, f"{found}."
         elif reached and p is None:
@@ -88,9 +88,7 @@ def judge_accuracy(
             detail = f"{found}. The record is too short to shift, so there is no test."
         elif n < needed and (interval is None or interval[1] >= min_accuracy):
             status = Status.INSUFFICIENT
-            detail = (
-                f"{found}. Too few to tell: {needed} would show a true {_edge(min_accuracy):.3g} four times in five."
-            )
+            detail = f"{found}. Too few to tell: {_would_show(needed, min_accuracy)}."
         else:
             status, detail = Status.FAIL, f"{found}."
     return Criterion(
@@ -112,6 +110,7 @@ def judge_accuracy(
 def judge_monotonicity(
     rho: Mapping[int, float | None],
     p: Mapping[int, float | None],
+    p_joint: Mapping[int, float | None],
     interval: Mapping[int, Bound | None],
     p_naive: Mapping[int, float | None],
     *,
@@ -123,8 +122,9 @@ def judge_monotonicity(
 
     Parameters
     ----------
-    rho, p, interval, p_naive : by horizon in bars; None where there is none
-        Spearman's rho of score and signed return, its circular-shift p, block-bootstrap interval and naive p.
+    rho, p, p_joint, interval, p_naive : by horizon in bars; None where there is none
+        Spearman's rho of score and signed return, its circular-shift p, the same corrected for the number of horizons
+        (each is a chance to pass; see `resampling.joint_p`), block-bootstrap interval and naive p.
     n : int
         Labelled events behind them (the fewest of any horizon).
     alpha : float, in (0, 1)
@@ -133,24 +133,23 @@ def judge_monotonicity(
     Returns
     -------
     Criterion
-        PASS: rho > 0 with p < alpha at one horizon or more, p corrected by Holm over the horizons, as each is a chance
-        to pass; enough events. INSUFFICIENT: fewer than `min_events`; no p at all; or fewer than it takes to see a true
-        rho of 0.1 four times in five, while an interval still reaches 0.1. Else FAIL. The estimate is that of the
-        horizon with the smallest p, of those with rho > 0 where there is one.
+        PASS: rho > 0 with a corrected p < alpha at one horizon or more; enough events. INSUFFICIENT: fewer than
+        `min_events`; no p at all; or fewer than it takes to see a true rho of 0.1 four times in five, while an interval
+        still reaches 0.1. Else FAIL. The estimate is that of the horizon with the smallest corrected p, of those with
+        rho > 0 where there is one.
     """
     key, title = "monotonicity", "Return rises with score, at one horizon"
     horizons = sorted(rho)
-    raw = np.array([np.nan if p.get(h) is None else p[h] for h in horizons], np.float64)
-    corrected = dict(zip(horizons, holm(raw), strict=True))
-    tested = [h for h in horizons if not np.isnan(corrected[h]) and rho[h] is not None]
+    corrected = {h: value for h in horizons if (value := p_joint.get(h)) is not None}
+    tested = [h for h in horizons if h in corrected and rho[h] is not None]
     needed = max(min_events, events_needed_for_rho(EDGE_RHO, alpha / max(len(horizons), 1), POWER) or 0)
     if not tested:
         detail = f"No rank correlation could be tested ({n} labelled events)."
         return Criterion(key, title, Status.INSUFFICIENT, threshold=0.0, n=n, needed=needed, detail=detail)
     best = min(tested, key=lambda h: ((rho[h] or 0.0) <= 0, corrected[h], h))
     found = f"Spearman's rho over {n} labelled events against more than 0: " + "; ".join(
-        f"{rho[h]:.3f}{_range(interval.get(h))} after {h} bars, circular-shift p {_p(p[h])}, corrected (Holm over "
-        f"{len(tested)}) {_p(float(corrected[h]))} against {alpha:g} (naive {_p(p_naive.get(h))})"
+        f"{rho[h]:.3f}{_range(interval.get(h))} after {h} bars, circular-shift p {_p(p[h])}, corrected for "
+        f"{len(tested)} horizons {_p(corrected[h])} against {alpha:g} (naive {_p(p_naive.get(h))})"
         for h in tested
     )
     could_be = any(bound is None or bound[1] >= EDGE_RHO for bound in (interval.get(h) for h in tested))
@@ -171,7 +170,7 @@ def judge_monotonicity(
         interval.get(best),
         0.0,
         "",
-        float(corrected[best]),
+        corrected[best],
         p_naive.get(best),
         n,
         needed,
@@ -188,37 +187,41 @@ def judge_bucket_family(
     alpha: float,
     min_events: int,
 ) -> Criterion:
-    """Judge whether a source works in at least one of its buckets.
+    """Judge whether a source works, as a whole or in one of its buckets.
 
     Parameters
     ----------
     source : str
         OFI_ONLY or CVD_ONLY.
-    buckets : (name, horizon in bars, accuracy, p corrected over the whole family) of every bucket and horizon
-        p is None where the bucket was not tested.
+    buckets : (name, horizon in bars, accuracy, corrected p) of every node and horizon
+        The node called `source` is all its events; p is None where a node was not tested. The correction is
+        `accuracy.hierarchical`: no bucket passes where its source does not.
     present : bool
         Whether the recordings hold what the source is made of.
     min_accuracy, alpha : float, in (0, 1)
     min_events : int
-        Judged events a bucket needs.
+        Judged events a node needs.
 
     Returns
     -------
     Criterion
-        PASS: one bucket has accuracy >= min_accuracy, corrected p < alpha and enough events. INSUFFICIENT: the
-        source is absent; or no tested bucket has the events it takes to see min_accuracy + 0.05 four times in five at
-        the level the correction leaves (alpha over the number tested). Else FAIL. The estimate is that of the bucket
-        with the smallest p.
+        PASS: a node has accuracy >= min_accuracy, corrected p < alpha and enough events. INSUFFICIENT: the source is
+        absent; or all its events are fewer than it takes to see min_accuracy + 0.05 four times in five at alpha over
+        the number of horizons. Else FAIL. The estimate is that of the node with the smallest p.
     """
-    key, title = f"bucket_{source.lower()}", f"{source} works in a bucket"
+    key, title = f"bucket_{source.lower()}", f"{source} works, as a whole or in a bucket"
     tested = [b for b in buckets if b[3] is not None and b[2].n_judged >= min_events]
-    needed = max(min_events, _needed(min_accuracy, alpha / max(len(tested), 1)))
+    n_horizons = max(len({b[1] for b in buckets}), 1)
+    needed = max(min_events, _needed(min_accuracy, alpha / n_horizons))
     if not present:
         detail = f"The recordings do not hold what {source} is computed from."
         return Criterion(key, title, Status.INSUFFICIENT, threshold=min_accuracy, needed=needed, detail=detail)
+    most = max((b[2].n_judged for b in buckets), default=0)
     if not tested:
-        most = max((b[2].n_judged for b in buckets), default=0)
-        detail = f"No {source} bucket could be tested: it takes {min_events} judged events, the fullest has {most}."
+        detail = (
+            f"{source} could not be tested: that takes {min_events} judged events, there are {most}, and "
+            f"{_would_show(needed, min_accuracy)}."
+        )
         return Criterion(key, title, Status.INSUFFICIENT, threshold=min_accuracy, n=most, needed=needed, detail=detail)
 
     def rank(bucket: tuple[str, int, Accuracy, float | None]) -> tuple[float, float]:
@@ -230,20 +233,16 @@ def judge_bucket_family(
         if b[2].accuracy is not None and b[2].accuracy >= min_accuracy and b[3] is not None and b[3] < alpha
     ]
     best = min(passed or tested, key=rank)
-    most = max(b[2].n_judged for b in tested)
     found = (
-        f"{len(passed)} of {len(tested)} tested pairs of {source} bucket and horizon pass; best {best[0]} after "
-        f"{best[1]} bars: accuracy {best[2].accuracy or 0.0:.3f} over {best[2].n_judged} judged events against at "
-        f"least {min_accuracy:g}, p corrected over the family {_p(best[3])} against {alpha:g}"
+        f"{len(passed)} of {len(tested)} tested pairs of node ({source}, its buckets) and horizon pass; best {best[0]} "
+        f"after {best[1]} bars: accuracy {best[2].accuracy or 0.0:.3f} over {best[2].n_judged} judged events against "
+        f"at least {min_accuracy:g}, p corrected over the tree {_p(best[3])} against {alpha:g}"
     )
     if passed:
         status, detail = Status.PASS, f"{found}."
     elif most < needed:
         status = Status.INSUFFICIENT
-        detail = (
-            f"{found}. Too few to tell: {needed} in one bucket would show a true {_edge(min_accuracy):.3g} four times "
-            f"in five at the corrected level, the fullest has {most}."
-        )
+        detail = f"{found}. Too few to tell: {_would_show(needed, min_accuracy)}, there are {most}."
     else:
         status, detail = Status.FAIL, f"{found}."
     return Criterion(
@@ -283,7 +282,7 @@ def judge_selection(
     if p < alpha:
         status, detail = Status.PASS, f"{found}."
     elif n < needed:
-        status, detail = Status.INSUFFICIENT, f"{found}. Too few to tell: it takes {needed}."
+        status, detail = Status.INSUFFICIENT, f"{found}. Too few to tell: {_would_show(needed, min_accuracy)}."
     else:
         status, detail = Status.FAIL, f"{found}."
     return Criterion(key, title, status, p=p, n=n, needed=needed, detail=detail)
@@ -370,6 +369,10 @@ def _edge(min_accuracy: float) -> float:
 def _needed(min_accuracy: float, alpha: float) -> int:
     # A threshold below one half cannot be what binds; then a true accuracy at most 0.5 needs no number.
     return events_needed_for_gate(_edge(min_accuracy), min_accuracy, alpha, POWER) or 0
+
+
+def _would_show(needed: int, min_accuracy: float) -> str:
+    return f"{needed} would show a true {_edge(min_accuracy):.3g} four times in five"
 
 
 def _p(value: float | None) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from v13.errors import DataError
 
-__all__ = ["HIT", "MISS", "TIE", "UNLABELLED", "forward_returns", "hits", "segments"]
+__all__ = ["HIT", "MISS", "TIE", "UNLABELLED", "forward_returns", "hits", "returns_at", "segments"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -57,14 +57,14 @@ def segments(ts_ms: I64, bar_ms: int) -> I64:
     return number
 
 
-def forward_returns(px: F64, segment: I64, horizon: int) -> F64:
+def forward_returns(px: F64, segment: NDArray[np.integer[Any]], horizon: int) -> F64:
     """Return the log return from each bar to the bar `horizon` later.
 
     Parameters
     ----------
     px : (n,) float64, > 0
         Price at the bar's close, quote currency; NaN where there is none.
-    segment : (n,) int64
+    segment : (n,) integer
         Numbers of gap-free runs, see `segments`. A return never reaches across a gap.
     horizon : int, >= 1
         Bars.
@@ -93,6 +93,15 @@ def forward_returns(px: F64, segment: I64, horizon: int) -> F64:
         reached = np.log(px[horizon:] / px[:-horizon])
         ret[:-horizon] = np.where(segment[horizon:] == segment[:-horizon], reached, np.nan)
     return ret
+
+
+def returns_at(px: F64, segment: NDArray[np.integer[Any]], index: I64, horizon: int) -> F64:
+    """Return `forward_returns` of some bars only: (k,) float64 at the (k,) places `index`; prices are not checked."""
+    later = index + horizon
+    inside = later < len(px)
+    later = np.where(inside, later, index)
+    reached = np.log(px[later] / px[index])
+    return np.where(inside & (segment[later] == segment[index]), reached, np.nan)
 
 
 def hits(ret: F64, side: NDArray[np.integer[Any]], cost_bps: float = 0.0) -> I8:

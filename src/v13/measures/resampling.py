@@ -1,13 +1,12 @@
-"""Resampling in time: the circular-shift null behind every p-value that decides, and block-bootstrap intervals.
+"""Resampling in time: the circular-shift null behind every p-value that decides.
 
-Events cluster and their returns overlap, so events are never shuffled or drawn one by one here: whole trains are moved,
-whole stretches of time are drawn.
+Events cluster and their returns overlap, so events are never shuffled or drawn one by one here: whole trains are moved.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,27 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v13.errors import DataError
-from v13.measures.labels import HIT, MISS, hits
-from v13.measures.resampling_kernel import max_loop, shift_loop
+from v13.measures.resampling_kernel import shift_loop
 
 __all__ = [
-    "Interval",
     "MaxNull",
     "Panel",
     "ShiftNull",
     "ShiftNulls",
-    "block_bootstrap_interval",
+    "against_maximum",
     "circular_shift_null",
     "draw_shifts",
-    "max_statistic_null",
+    "joint_p",
     "shift_statistics",
 ]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-MIN_BLOCKS = 5  # four blocks can be redrawn in only 35 ways, five in 126: fewer cannot place a 2.5 % tail
-MAX_UNDEFINED_SHARE = 0.1  # of resamples in which the statistic is not defined
+MAX_DIGIT_BITS = 14  # 128 KB of counts: what a core keeps close by
 
 
 @dataclass(frozen=True)
@@ -94,21 +90,6 @@ class ShiftNulls:
     spearman: ShiftNull
     n_shifts: int
     min_shift: int
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A bootstrap interval; low and high are NaN where none can be had.
-
-    n_resamples counts the resamples the ends are read from, n_blocks the stretches of time that hold events.
-    """
-
-    low: float
-    high: float
-    level: float
-    method: str
-    n_resamples: int
-    n_blocks: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +152,9 @@ def draw_shifts(lengths: Sequence[int], min_shift: int, n_shifts: int, seed: int
     return shifts
 
 
-def shift_statistics(panels: Sequence[Panel], shifts: I64, cost_bps: float = 0.0) -> tuple[F64, F64]:
+def shift_statistics(
+    panels: Sequence[Panel], shifts: I64, cost_bps: float = 0.0, *, rho: bool = True
+) -> tuple[F64, F64]:
     """Return accuracy and Spearman's rho, pooled over panels, at each shift.
 
     Parameters
@@ -181,13 +164,15 @@ def shift_statistics(panels: Sequence[Panel], shifts: I64, cost_bps: float = 0.0
         An event at bar i is judged by the return of bar (i + shift) mod n; zeros give the observed statistics.
     cost_bps : float, >= 0
         As `labels.hits`.
+    rho : bool
+        Whether to rank at all. Accuracy alone takes a fraction of the time.
 
     Returns
     -------
     (accuracy, rho) : two (S,) float64
         Accuracy is hits / (hits + misses). rho is the rank correlation of score with side * return over all labelled
-        events, ties among them. NaN where not defined. Events that land on a bar without a label drop out of that
-        shift.
+        events, ties among them; NaN throughout where it was not asked for. NaN where not defined. Events that land on
+        a bar without a label drop out of that shift.
 
     Raises
     ------
@@ -202,26 +187,40 @@ def shift_statistics(panels: Sequence[Panel], shifts: I64, cost_bps: float = 0.0
     n_events = [len(p.index) for p in panels]
     score = _joined([p.score for p in panels], np.float64)
     order = np.argsort(score, kind="stable")
-    accuracy, rho = np.empty(len(shifts)), np.empty(len(shifts))
+    ret = _joined([p.ret for p in panels], np.float64)
+    first = np.cumsum(length) - length
+    panel = np.repeat(np.arange(len(panels)), n_events)[order]
+    index = _joined([p.index for p in panels], np.int64)[order]
+    rank_of, highest, digit_bits, n_passes = np.zeros(1, np.int32), 0, 1, 0
+    if rho:
+        rank_of, highest = _return_ranks(ret, first, length, panel, index, shifts)
+        digit_bits, n_passes = _digits(highest, len(index))
+    accuracy, correlation = np.empty(len(shifts)), np.empty(len(shifts))
     shift_loop(
-        _joined([p.ret for p in panels], np.float64),
-        np.cumsum(length) - length,
+        ret,
+        rank_of,
+        first,
         length,
-        np.repeat(np.arange(len(panels)), n_events)[order],
-        _joined([p.index for p in panels], np.int64)[order],
-        _joined([p.side for p in panels], np.float64)[order],
+        panel,
+        index,
+        _joined([p.side for p in panels], np.int64)[order],
         score[order],
         np.ascontiguousarray(shifts),
         1e-4 * cost_bps,
-        np.empty((3, len(score))),
+        highest,
+        digit_bits,
+        n_passes,
+        np.empty(2**digit_bits, np.int64),
+        np.empty((2, len(score)), np.int64),
+        np.empty((2, len(score))),
         accuracy,
-        rho,
+        correlation,
     )
-    return accuracy, rho
+    return accuracy, correlation
 
 
 def circular_shift_null(
-    panels: Sequence[Panel], *, min_shift: int, n_shifts: int, seed: int, cost_bps: float = 0.0
+    panels: Sequence[Panel], *, min_shift: int, n_shifts: int, seed: int, cost_bps: float = 0.0, rho: bool = True
 ) -> ShiftNulls:
     """Test an event train against itself at other times.
 
@@ -233,6 +232,8 @@ def circular_shift_null(
         As `draw_shifts`.
     cost_bps : float, >= 0
         As `labels.hits`.
+    rho : bool
+        Whether to test the rank correlation too; if not, `spearman` has neither an observed value nor a p.
 
     Returns
     -------
@@ -255,154 +256,89 @@ def circular_shift_null(
         empty = ShiftNull(None, np.empty(0), None)
         return ShiftNulls(empty, empty, 0, min_shift)
     shifts = draw_shifts([len(p.ret) for p in filled], min_shift, n_shifts, seed)
-    observed = shift_statistics(filled, np.zeros((1, len(filled)), np.int64), cost_bps)
-    null = shift_statistics(filled, shifts, cost_bps)
+    observed = shift_statistics(filled, np.zeros((1, len(filled)), np.int64), cost_bps, rho=rho)
+    null = shift_statistics(filled, shifts, cost_bps, rho=rho)
     accuracy, spearman = (_against(float(o[0]), n) for o, n in zip(observed, null, strict=True))
     return ShiftNulls(accuracy, spearman, len(shifts), min_shift)
 
 
-def max_statistic_null(
-    trials: Sequence[Sequence[Sequence[Panel]]],
-    *,
-    min_shift: int,
-    n_shifts: int,
-    seed: int,
-    least_events: int,
-    cost_bps: float = 0.0,
-) -> MaxNull:
-    """Test the trials of a search, all at once, against the best of them when shifted in time.
+def against_maximum(statistic: F64, null: F64, min_shift: int) -> MaxNull:
+    """Compare the trials of a search, all at once, with the best of them at other times.
 
     Parameters
     ----------
-    trials : T trials, each H horizons, each P panels
-        All trials share the `ret` of their panels, and all panels of a horizon have one length: one grid of times. A
-        trial's events are the same at every horizon.
-    min_shift, n_shifts, seed
-        As `draw_shifts`; every trial is moved by the same shifts.
-    least_events : int, >= 1
-        Judged events a trial needs at every horizon to take part, at a shift too.
-    cost_bps : float, >= 0
-        As `labels.hits`.
+    statistic : (T,) float64, no NaN
+        Of every trial; -inf where it has too few events to take part.
+    null : (S,) float64
+        The largest statistic of any trial at each of S shifts in time, all trials moved by the same shift.
+    min_shift : int, bars
 
     Returns
     -------
     MaxNull
         p = (1 + shifts whose best trial reaches the trial's statistic) / (1 + S).
 
-    Raises
-    ------
-    DataError
-        A value is out of range, or panels differ in length.
-
     Notes
     -----
     White, "A Reality Check for Data Snooping" (Econometrica 2000), with circular shifts in place of the bootstrap;
-    single step, so p is valid for any trial however it was picked. The statistic is the mean over horizons of
-    (2 hits - n) / sqrt(n), so that trials of different sizes compare.
+    single step, so p is valid for any trial however it was picked.
     """
-    first_trial = trials[0]
-    n_panels = len(first_trial[0])
-    lengths = {len(panel.ret) for horizon in first_trial for panel in horizon}
-    if len(lengths) != 1:
-        raise DataError(f"trials: expected panels of one length, found {sorted(lengths)}")
-    length = lengths.pop()
-    outcome = np.empty((2, len(first_trial), n_panels * length), np.int8)
-    for h, horizon in enumerate(first_trial):
-        ret = _joined([p.ret for p in horizon], np.float64)
-        for row, side in enumerate((1, -1)):
-            hit = hits(ret, np.full(len(ret), side), cost_bps)
-            outcome[row, h] = np.where(hit == HIT, 1, np.where(hit == MISS, 0, -1))
-    events = [horizons[0] for horizons in trials]
-    sizes = [sum(len(p.index) for p in panels) for panels in events]
-    position = _joined([p.index for panels in events for p in panels], np.int64)
-    bear = (_joined([p.side for panels in events for p in panels], np.int64) < 0).astype(np.int64)
-    panel = np.concatenate([np.repeat(np.arange(n_panels), [len(p.index) for p in panels]) for panels in events])
-    start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    begin = length * np.arange(n_panels + 1)
-
-    def statistics(shifts: I64) -> F64:
-        out = np.empty((len(shifts), len(trials)))
-        max_loop(outcome, begin, position, bear, panel, start, shifts, float(least_events), out)
-        return out
-
-    shifts = draw_shifts([length], min_shift, n_shifts, seed)[:, 0]
-    observed = statistics(np.zeros(1, np.int64))[0]
-    null = statistics(shifts).max(axis=1)
-    p = np.full(len(trials), np.nan)
-    if len(shifts):
-        reached = np.searchsorted(np.sort(null), observed, side="left")
-        p = np.where(np.isfinite(observed), (1 + len(null) - reached) / (1 + len(null)), np.nan)
-    return MaxNull(observed, null, p, min_shift)
+    p = np.full(len(statistic), np.nan)
+    if len(null):
+        reached = np.searchsorted(np.sort(null), statistic, side="left")
+        p = np.where(np.isfinite(statistic), (1 + len(null) - reached) / (1 + len(null)), np.nan)
+    return MaxNull(statistic, null, p, min_shift)
 
 
-def block_bootstrap_interval(
-    statistic: Callable[[NDArray[np.intp]], float],
-    ts_ms: I64,
-    block_ms: int,
-    *,
-    n_bootstrap: int,
-    seed: int,
-    confidence: float = 0.95,
-) -> Interval:
-    """Return a percentile interval of a statistic of events, by drawing blocks of time.
+def joint_p(observed: Sequence[float | None], nulls: Sequence[F64]) -> list[float | None]:
+    """Return p-values of several statistics of one event train, corrected for their number through their joint null.
 
     Parameters
     ----------
-    statistic : callable
-        Takes (m,) positions into the events (repeats possible, m about n) and returns a float, NaN where not defined.
-    ts_ms : (n,) int64
-        When each event became known, UTC epoch milliseconds, in any order, symbols pooled: all events of one stretch of
-        time are drawn or left together, whatever their symbol.
-    block_ms : int, > 0
-        Length of a stretch; several times the reach of a label.
-    n_bootstrap : int, >= 1
-    seed : int, >= 0
-    confidence : float, in (0, 1)
+    observed : m values, None where not defined
+    nulls : m (S,) float64
+        Of each statistic at the *same* S shifts; NaN counts as a shift that reaches anything.
 
     Returns
     -------
-    Interval
-        Two-sided. Ends are NaN where fewer than 5 blocks hold events or the statistic is undefined in over a tenth of
-        the resamples.
+    list of m floats in (0, 1], None where `observed` is None or there is no shift
 
     Raises
     ------
     DataError
-        A value is out of range.
+        The nulls differ in length.
 
     Notes
     -----
-    Carlstein, Ann. Statist. 14 (1986): blocks side by side, drawn with replacement; the grid starts at the first event.
-    Blocks without events are not drawn: they would change the number of events and nothing else. Percentile
-    intervals from few blocks are too short; `n_blocks` says how many there were.
+    Westfall and Young, "Resampling-based Multiple Testing" (1993), algorithm 2.8: step-down maxT, every statistic in
+    units of the spread of its own null. The observed value counts in that spread, or a null of few shifts would reject
+    too often. Statistics of neighbouring horizons go together, which Holm would have to ignore.
     """
-    if block_ms <= 0 or n_bootstrap < 1 or not 0 < confidence < 1:
-        raise DataError(
-            "block_ms, n_bootstrap, confidence: expected > 0, >= 1 and inside (0, 1), found "
-            f"{block_ms}, {n_bootstrap}, {confidence}"
-        )
-    method = f"block bootstrap, {block_ms} ms"
-    nothing = Interval(math.nan, math.nan, confidence, method, 0, 0)
-    if len(ts_ms) == 0:
-        return nothing
-    order = np.argsort(ts_ms, kind="stable")
-    block = (ts_ms[order] - ts_ms[order[0]]) // block_ms
-    _, first, size = np.unique(block, return_index=True, return_counts=True)
-    n_blocks = len(first)
-    if n_blocks < MIN_BLOCKS:
-        return Interval(math.nan, math.nan, confidence, method, 0, n_blocks)
-    rng = np.random.default_rng(seed)
-    values = np.empty(n_bootstrap)
-    for b in range(n_bootstrap):
-        drawn = rng.integers(n_blocks, size=n_blocks)
-        n = size[drawn]
-        starts = np.repeat(first[drawn] - (np.cumsum(n) - n), n)
-        values[b] = statistic(order[starts + np.arange(len(starts))])
-    defined = values[~np.isnan(values)]
-    if len(defined) < (1 - MAX_UNDEFINED_SHARE) * n_bootstrap:
-        return Interval(math.nan, math.nan, confidence, method, len(defined), n_blocks)
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high), confidence, method, len(defined), n_blocks)
+    defined = [i for i, value in enumerate(observed) if value is not None]
+    sizes = {len(nulls[i]) for i in defined}
+    if len(sizes) > 1:
+        raise DataError(f"nulls: expected one length, found {sorted(sizes)}")
+    found: list[float | None] = [None] * len(observed)
+    if not defined or not sizes.pop():
+        return found
+    at, shifted = {}, {}
+    for i in defined:
+        value = float(observed[i] or 0.0)
+        known = np.append(nulls[i][~np.isnan(nulls[i])], value)
+        centre, spread = float(known.mean()), float(known.std())
+        scale = spread if spread > 0 else 1.0
+        at[i] = (value - centre) / scale
+        shifted[i] = np.where(np.isnan(nulls[i]), np.inf, (nulls[i] - centre) / scale)
+    left = sorted(defined, key=lambda i: -at[i])
+    floor = 0.0
+    while left:
+        most = np.max([shifted[i] for i in left], axis=0)
+        # Rounding of the units must not turn a shift that ties with the observed value into one that falls short.
+        reached = int(np.count_nonzero(most >= at[left[0]] - 1e-9))
+        floor = max(floor, (1 + reached) / (1 + len(most)))
+        found[left[0]] = floor
+        left = left[1:]
+    return found
 
 
 def _against(observed: float, null: F64) -> ShiftNull:
@@ -411,6 +347,34 @@ def _against(observed: float, null: F64) -> ShiftNull:
     if not null.size:
         return ShiftNull(observed, null, None)
     return ShiftNull(observed, null, (1 + int(np.count_nonzero(~(null < observed)))) / (1 + len(null)))
+
+
+def _return_ranks(
+    ret: F64, first: I64, length: I64, panel: I64, index: I64, shifts: I64
+) -> tuple[NDArray[np.int32], int]:
+    """Return whole numbers (n,) that compare as returns do, for bulls and, negated, for bears; and the highest of them.
+
+    Ranks of |ret| with the sign of ret, zero for a zero, equal for equals. They are made once for all shifts, of all
+    bars or, where events and shifts are few, of the bars some event comes to; the others are 0.
+    """
+    seen: slice | NDArray[np.bool_] = slice(None)
+    if len(index) * len(shifts) < len(ret):
+        seen = np.zeros(len(ret), np.bool_)
+        seen[first[panel] + (index + shifts[:, panel]) % length[panel]] = True
+    distinct, rank = np.unique(np.abs(ret[seen]), return_inverse=True)
+    if distinct.size == 0 or distinct[0] != 0.0:
+        rank = rank + 1
+    rank_of = np.zeros(len(ret), np.int32)
+    rank_of[seen] = np.where(ret[seen] < 0, -rank, rank)
+    return rank_of, len(distinct)
+
+
+def _digits(highest: int, n: int) -> tuple[int, int]:
+    """Return (bits of a digit, number of digits) that sort n numbers up to 2 * highest with the least work."""
+    n_bits = max(1, (2 * highest).bit_length())
+    plans = [(-(-n_bits // n_passes), n_passes) for n_passes in range(1, n_bits + 1)]
+    # A pass goes twice over the numbers and twice over the counts.
+    return min((plan for plan in plans if plan[0] <= MAX_DIGIT_BITS), key=lambda plan: plan[1] * (n + 2 ** plan[0]))
 
 
 def _joined(parts: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:

@@ -39,6 +39,8 @@ class Criterion:
     estimate, interval, threshold : in `unit`; threshold is a bound or a (low, high) band.
     p : the p-value that decides, corrected where the detail says so; p_naive : the textbook one beside it.
     n : events behind the estimate; needed : independent events it takes to tell.
+    missing, wait_hours : of a criterion that lacks events, how many more it takes for a fair chance to pass, and the
+        hours of further recording until they are there at the present rate, None where that rate is 0.
     detail : one sentence with the numbers.
     """
 
@@ -54,9 +56,11 @@ class Criterion:
     n: int | None = None
     needed: int | None = None
     detail: str = ""
+    missing: int | None = None
+    wait_hours: float | None = None
 
     def __post_init__(self) -> None:
-        numbers = [self.estimate, self.p, self.p_naive, *(self.interval or ())]
+        numbers = [self.estimate, self.p, self.p_naive, self.wait_hours, *(self.interval or ())]
         if any(x is not None and not math.isfinite(x) for x in numbers):
             raise DataError(f"criterion {self.key}: expected finite numbers or None, found {numbers}")
 
@@ -87,6 +91,8 @@ class Criterion:
             "p_naive": self.p_naive,
             "n": self.n,
             "needed": self.needed,
+            "missing": self.missing,
+            "wait_hours": self.wait_hours,
             "detail": self.detail,
         }
 

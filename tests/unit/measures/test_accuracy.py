@@ -9,12 +9,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, spearmanr
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm, spearmanr
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from v13.errors import DataError
-from v13.measures import accuracy, binomial_p, holm, spearman, spearman_naive_p, wilson_interval
+from v13.measures import (
+    accuracy,
+    binomial_p,
+    hierarchical,
+    holm,
+    spearman,
+    spearman_naive_p,
+    wilson_interval,
+    wilson_intervals,
+)
+
+F64 = NDArray[np.float64]
 
 COUNTS = [(0, 1), (1, 1), (0, 40), (40, 40), (23, 40), (275, 500), (5_300, 10_000)]
 
@@ -53,6 +65,19 @@ def test_wilson_is_that_of_scipy_for_one_side_and_for_two(k: int, n: int, sides:
 
 def test_nothing_seen_bounds_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_many_wilson_intervals_are_each_that_of_one_share(confidence: float) -> None:
+    k, n = np.array([*COUNTS, (0, 0)], np.int64).T
+    low, high = wilson_intervals(k.reshape(2, 4), n.reshape(2, 4), confidence)
+    assert low.shape == high.shape == (2, 4)
+    for i, (hits, of) in enumerate(COUNTS):
+        assert (low.flat[i], high.flat[i]) == pytest.approx(wilson_interval(hits, of, confidence), abs=1e-15)
+    assert low.flat[0] == 0.0  # exactly, as for one share: 0 of 1
+    assert high.flat[1] == 1.0  # 1 of 1
+    assert math.isnan(low.flat[-1])  # 0 of 0
+    assert math.isnan(high.flat[-1])
 
 
 @pytest.mark.parametrize(("k", "n"), COUNTS)
@@ -100,6 +125,115 @@ def test_holm_of_nothing_tested_is_nothing() -> None:
 def test_holm_refuses_what_is_no_p() -> None:
     with pytest.raises(DataError):
         holm(np.array([0.5, 1.5]))
+
+
+# --- a source and its buckets ---------------------------------------------------------------------------------------
+
+
+def test_a_tree_by_hand() -> None:
+    # Whole: 0.01 * 2; 0.04 * 1. Parts, of four: 0.001 * 2 * 4 = 0.008, held at 0.02 by the whole; 0.02 * 1 * 4 = 0.08.
+    # 0.002 * 1 * 4 where one horizon was not tested; 0.3 * 2 * 4 is more than 1.
+    nan = math.nan
+    top, below = hierarchical(np.array([0.01, 0.04]), np.array([[0.001, 0.02], [nan, 0.002], [0.3, 0.9], [nan, nan]]))
+    np.testing.assert_allclose(top, [0.02, 0.04], rtol=1e-15)
+    np.testing.assert_allclose(below, [[0.02, 0.08], [nan, 0.02], [1.0, 1.0], [nan, nan]], rtol=1e-15)
+
+
+def rejected_by_hand(p: list[float], level: float) -> list[bool]:
+    """Holm as it is told: the smallest at level / m, the next at level / (m - 1), until one is not rejected."""
+    found = [False] * len(p)
+    left = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    while left and left[0][0] * len(left) <= level:
+        found[left.pop(0)[1]] = True
+    return found
+
+
+P_OR_NAN = st.one_of(
+    st.integers(0, 200).map(lambda i: i / 2_000), st.integers(0, 10).map(lambda i: i / 10), st.just(math.nan)
+)
+
+
+@given(
+    st.integers(1, 3).flatmap(lambda h: st.lists(st.lists(P_OR_NAN, min_size=h, max_size=h), min_size=1, max_size=5)),
+    st.integers(1, 199),
+)
+def test_a_tree_rejects_what_going_down_it_rejects(p: list[list[float]], step: int) -> None:
+    level = step / 200 + 1.7e-5  # no multiple of any p
+    root, leaves = p[0], p[1:]
+    top, below = hierarchical(np.array(root), np.array(leaves).reshape(len(leaves), len(root)))
+    of_root = rejected_by_hand(root, level)
+    nothing = [False] * len(root)
+    of_leaves = [rejected_by_hand(leaf, level / len(leaves)) if any(of_root) else nothing for leaf in leaves]
+    assert (top <= level).tolist() == of_root
+    assert (below <= level).tolist() == of_leaves
+    assert np.isnan(top).tolist() == np.isnan(root).tolist()
+    if not np.isnan(top).all():
+        assert np.isnan(below).tolist() == [np.isnan(leaf).tolist() for leaf in leaves]
+
+
+def test_parts_of_a_whole_that_was_not_tested_are_not_tested() -> None:
+    top, below = hierarchical(np.array([math.nan, math.nan]), np.full((4, 2), 1e-6))
+    assert np.isnan(top).all()
+    assert below.shape == (4, 2)
+    assert np.isnan(below).all()
+
+
+def test_a_whole_without_parts_is_corrected_by_holm_alone() -> None:
+    top, below = hierarchical(np.array([0.01, 0.04]), np.zeros((0, 2)))
+    assert top.tolist() == holm(np.array([0.01, 0.04])).tolist()
+    assert below.shape == (0, 2)
+
+
+@pytest.mark.parametrize(("root", "leaves"), [([1.5], [[0.1]]), ([0.1], [[-0.1]])])
+def test_a_tree_refuses_what_is_no_p(root: list[float], leaves: list[list[float]]) -> None:
+    with pytest.raises(DataError):
+        hierarchical(np.array(root), np.array(leaves))
+
+
+def tree_of_noise(rng: np.random.Generator, edge: F64) -> tuple[F64, F64]:
+    """One-sided p of four parts at two horizons that share most of their noise, and of their sum; edge (4,) in sd."""
+    z = edge[:, None] + (0.8 * rng.standard_normal((4, 1)) + 0.6 * rng.standard_normal((4, 2)))
+    return norm.sf(z.sum(axis=0) / 2), norm.sf(z)
+
+
+# 99.9 % of binomial draws of 4,000 at 5 % lie below 6.2 %.
+N_TREES, MOST = 4_000, 0.062
+
+
+def test_noise_passes_in_a_tree_as_often_as_alpha_allows() -> None:
+    rng = np.random.default_rng(31)
+    passed = 0
+    for _ in range(N_TREES):
+        top, below = hierarchical(*tree_of_noise(rng, np.zeros(4)))
+        passed += bool(top.min() <= 0.05 or below.min() <= 0.05)
+    assert 0.02 <= passed / N_TREES <= MOST  # Holm over correlated horizons falls short of 5 %
+
+
+@pytest.mark.parametrize("n_real", [1, 3])
+def test_a_real_bucket_does_not_carry_the_others_over(n_real: int) -> None:
+    # Once the whole has passed by a real edge, the parts without one still pass one time in twenty at most.
+    rng = np.random.default_rng([32, n_real])
+    wrong = seen = 0
+    for _ in range(N_TREES):
+        top, below = hierarchical(*tree_of_noise(rng, np.where(np.arange(4) < n_real, 14.0, 0.0)))
+        seen += bool(top.min() <= 0.05)
+        wrong += bool(below[n_real:].min() <= 0.05)
+    assert seen == N_TREES
+    assert 0.001 <= wrong / N_TREES <= MOST
+
+
+def test_a_whole_pays_nothing_for_being_looked_at_in_parts() -> None:
+    # An edge spread over all buckets: the tree sees it far more often than Holm over all ten pairs does.
+    rng = np.random.default_rng(33)
+    by_tree = by_holm = 0
+    for _ in range(1_000):
+        root, leaves = tree_of_noise(rng, np.full(4, 1.1))
+        by_tree += bool(hierarchical(root, leaves)[0].min() <= 0.05)
+        by_holm += bool(holm(np.concatenate([root, leaves.ravel()])).min() <= 0.05)
+    assert by_tree > by_holm + 150, (by_tree, by_holm)
+
+
+# --- rank correlation -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))

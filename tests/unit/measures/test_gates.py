@@ -152,86 +152,121 @@ def test_the_detail_says_the_numbers() -> None:
 # --- monotonicity ---------------------------------------------------------------------------------------------------
 
 
-def monotone(rho: dict[int, float | None], p: dict[int, float | None], n: int = 1000, high: float = 0.09) -> Criterion:
+def monotone(
+    rho: dict[int, float | None], joint: dict[int, float | None], n: int = 1000, high: float = 0.09
+) -> Criterion:
+    """Judge with a plain p of half the corrected one, which must never decide."""
     interval = {h: None if r is None else (r - 0.1, max(r, high)) for h, r in rho.items()}
-    return judge_monotonicity(rho, p, interval, dict.fromkeys(rho, 0.04), n=n, alpha=0.05, min_events=50)
+    p = {h: None if value is None else value / 2 for h, value in joint.items()}
+    return judge_monotonicity(rho, p, joint, interval, dict.fromkeys(rho, 0.04), n=n, alpha=0.05, min_events=50)
 
 
 @pytest.mark.parametrize(
-    ("rho", "p", "n", "high", "status", "why"),
+    ("rho", "joint", "n", "high", "status", "why"),
     [
-        ({10: 0.08, 20: 0.01}, {10: 0.02, 20: 0.4}, 1000, 0.09, PASS, "one horizon is enough: 0.02 * 2 < 0.05"),
-        ({10: 0.08, 20: 0.07}, {10: 0.03, 20: 0.04}, 1000, 0.09, FAIL, "0.03 * 2 = 0.06: two looks are paid for"),
-        ({10: 0.08, 20: 0.07}, {10: 0.024, 20: 0.04}, 1000, 0.09, PASS, "0.024 * 2 < 0.05"),
+        ({10: 0.08, 20: 0.01}, {10: 0.04, 20: 0.4}, 1000, 0.09, PASS, "one horizon is enough"),
+        ({10: 0.08, 20: 0.07}, {10: 0.06, 20: 0.06}, 1000, 0.09, FAIL, "0.03 by itself: two looks are paid for"),
+        ({10: 0.08, 20: 0.07}, {10: 0.05, 20: 0.05}, 1000, 0.09, FAIL, "corrected p must be below alpha"),
+        ({10: 0.08, 20: 0.07}, {10: 0.3, 20: 0.048}, 1000, 0.09, PASS, "either horizon"),
         ({10: -0.08, 20: 0.0}, {10: 0.001, 20: 0.001}, 1000, 0.09, FAIL, "rho must be above zero"),
         ({10: 0.05, 20: 0.05}, {10: 0.2, 20: 0.2}, 300, 0.15, INSUFFICIENT, "300 events cannot rule 0.1 out"),
+        ({10: 0.05, 20: 0.05}, {10: 0.2, 20: 0.2}, 829, 0.15, INSUFFICIENT, "nor can 829"),
+        ({10: 0.05, 20: 0.05}, {10: 0.2, 20: 0.2}, 830, 0.15, FAIL, "830 would have shown it four times in five"),
         ({10: -0.2, 20: -0.2}, {10: 1.0, 20: 1.0}, 300, 0.0, FAIL, "300 events rule it out"),
         ({10: 0.5, 20: 0.5}, {10: 0.001, 20: 0.001}, 49, 0.7, INSUFFICIENT, "too few to judge"),
+        ({10: 0.5, 20: 0.5}, {10: 0.001, 20: 0.001}, 50, 0.7, PASS, "just enough"),
         ({10: None, 20: None}, {10: None, 20: None}, 1000, 0.09, INSUFFICIENT, "no test"),
-        ({10: 0.08, 20: None}, {10: 0.04, 20: None}, 1000, 0.09, PASS, "one look, one test"),
+        ({10: 0.3, 20: 0.3}, {10: None, 20: None}, 1000, 0.4, INSUFFICIENT, "no shift, no test, no PASS"),
+        ({10: 0.08, 20: None}, {10: 0.04, 20: None}, 1000, 0.09, PASS, "the other horizon has no rho"),
     ],
 )
 def test_monotonicity_rule(
-    rho: dict[int, float | None], p: dict[int, float | None], n: int, high: float, status: Status, why: str
+    rho: dict[int, float | None], joint: dict[int, float | None], n: int, high: float, status: Status, why: str
 ) -> None:
-    found = monotone(rho, p, n, high)
+    found = monotone(rho, joint, n, high)
     assert found.status is status, (why, found.detail)
+    assert found.needed == 830  # 3 + 1.06 * ((1.960 + 0.842) / atanh(0.1))^2, at 0.05 over two horizons
 
 
 def test_the_horizon_that_passes_is_the_one_shown_with_its_corrected_p() -> None:
-    found = monotone({10: -0.05, 20: 0.08}, {10: 0.001, 20: 0.02}, 1000)
+    found = monotone({10: -0.05, 20: 0.08}, {10: 0.002, 20: 0.02}, 1000)
     assert found.status is PASS
-    assert (found.estimate, found.p) == (0.08, 0.02)  # 0.001 * 2, then 0.02 * 1
-    assert "Holm over 2" in found.detail
+    assert (found.estimate, found.p, found.interval) == (0.08, 0.02, (0.08 - 0.1, 0.09))
+    assert "circular-shift p 0.0100, corrected for 2 horizons 0.0200 against 0.05 (naive 0.0400)" in found.detail
+
+
+def test_a_horizon_without_a_test_is_not_counted_in_what_is_said() -> None:
+    found = monotone({10: 0.08, 20: None, 40: 0.02}, {10: 0.04, 20: None, 40: 0.3}, 1000)
+    assert "corrected for 2 horizons" in found.detail
+    assert "after 20 bars" not in found.detail
 
 
 # --- buckets --------------------------------------------------------------------------------------------------------
 
-Bucket = tuple[str, int, Accuracy, float | None]
-THIN: Bucket = ("day/quiet", 10, counted(12, 8), None)
+Node = tuple[str, int, Accuracy, float | None]
+OFI = "OFI_ONLY"
+THIN: Node = ("day/quiet/OFI_ONLY", 10, counted(12, 8), None)
 
 
-def family(buckets: list[Bucket], *, present: bool = True) -> Criterion:
-    return judge_bucket_family("OFI_ONLY", buckets, present=present, min_accuracy=0.55, alpha=0.05, min_events=40)
+def family(nodes: list[Node], *, present: bool = True) -> Criterion:
+    return judge_bucket_family(OFI, nodes, present=present, min_accuracy=0.55, alpha=0.05, min_events=40)
 
 
 @pytest.mark.parametrize(
-    ("buckets", "status", "why"),
+    ("nodes", "status", "why"),
     [
-        ([THIN, ("night/active", 10, counted(120, 60), 0.002)], PASS, "one is enough"),
-        ([("a", 10, counted(54, 46), 0.001)], INSUFFICIENT, "0.54 does not reach it, 100 events cannot tell"),
-        ([("a", 10, counted(540, 460), 0.001)], FAIL, "0.54 does not reach it, 1,000 events can"),
-        ([("a", 10, counted(600, 400), 0.05)], FAIL, "corrected p must be below alpha"),
-        ([("a", 10, counted(60, 40), 0.2), ("a", 20, counted(58, 42), 0.3)], INSUFFICIENT, "100 events each"),
-        ([("a", 10, counted(30, 5), 0.001)], INSUFFICIENT, "35 events are not judged however good"),
+        ([(OFI, 10, counted(120, 80), 0.02), THIN], PASS, "the source as a whole is enough"),
+        ([(OFI, 10, counted(540, 460), 0.01), ("a", 10, counted(120, 60), 0.04)], PASS, "so is one of its buckets"),
+        ([(OFI, 10, counted(54, 46), 0.001)], INSUFFICIENT, "0.54 does not reach it, 100 events cannot tell"),
+        ([(OFI, 10, counted(540, 460), 0.001)], FAIL, "0.54 does not reach it, 1,000 events can"),
+        ([(OFI, 10, counted(600, 400), 0.05)], FAIL, "corrected p must be below alpha"),
+        ([(OFI, 10, counted(94, 63), 0.06)], INSUFFICIENT, "157 events"),
+        ([(OFI, 10, counted(95, 63), 0.06)], FAIL, "158 events would have shown a true 0.6"),
+        ([(OFI, 10, counted(80, 78), 0.4), ("a", 10, counted(22, 20), 1.0)], FAIL, "all events count, not a bucket's"),
+        ([(OFI, 10, counted(60, 40), 0.2), (OFI, 20, counted(58, 42), 0.3)], INSUFFICIENT, "100 events each"),
+        ([(OFI, 10, counted(30, 5), 0.001)], INSUFFICIENT, "35 events are not judged however good"),
+        ([(OFI, 10, counted(35, 5), 0.001)], PASS, "40 are"),
+        ([(OFI, 10, counted(400, 100), None)], INSUFFICIENT, "too short a record to shift: no test, no PASS"),
         ([THIN], INSUFFICIENT, "none tested"),
-        ([], INSUFFICIENT, "no bucket"),
+        ([], INSUFFICIENT, "no node"),
     ],
 )
-def test_bucket_rule(buckets: list[Bucket], status: Status, why: str) -> None:
-    found = family(buckets)
+def test_bucket_rule(nodes: list[Node], status: Status, why: str) -> None:
+    found = family(nodes)
     assert found.status is status, (why, found.detail)
     assert found.key == "bucket_ofi_only"
 
 
 def test_an_absent_source_never_passes() -> None:
-    found = family([("a", 10, counted(900, 100), 0.0001)], present=False)
+    found = family([(OFI, 10, counted(900, 100), 0.0001)], present=False)
     assert found.status is INSUFFICIENT
     assert found.estimate is None
 
 
-def test_the_best_passing_bucket_is_shown() -> None:
-    # The smallest p belongs to a bucket below the threshold: it is not what passed.
-    found = family([("low", 10, counted(5400, 4600), 0.0001), ("good", 20, counted(300, 200), 0.01)])
+def test_the_best_passing_node_is_shown() -> None:
+    # The smallest p belongs to a node below the threshold: it is not what passed.
+    found = family([(OFI, 10, counted(5400, 4600), 0.0001), ("good", 20, counted(300, 200), 0.01)])
     assert (found.status, found.estimate, found.p, found.n) == (PASS, 0.6, 0.01, 500)
-    assert "good after 20 bars" in found.detail
+    assert (
+        "1 of 2 tested pairs of node (OFI_ONLY, its buckets) and horizon pass; best good after 20 bars" in found.detail
+    )
+    assert "p corrected over the tree 0.0100 against 0.05" in found.detail
 
 
-def test_more_tests_ask_for_more_events() -> None:
-    one = family([("a", 10, counted(95, 85), 0.3)])
-    eight = family([(f"b{i}", 10, counted(95, 85), 0.9) for i in range(8)])
-    assert (one.status, one.needed) == (FAIL, 158)
-    assert (eight.status, eight.needed) == (INSUFFICIENT, 279)
+def test_more_horizons_ask_for_more_events_and_more_buckets_do_not() -> None:
+    whole, bucket = counted(95, 85), counted(24, 21)
+    alone = family([(OFI, 10, whole, 0.3)])
+    parts = family([(OFI, 10, whole, 0.3), *((f"b{i}", 10, bucket, 1.0) for i in range(4))])
+    twice = family([(OFI, h, whole, 0.6) for h in (10, 20)])
+    assert (alone.status, alone.needed) == (parts.status, parts.needed) == (FAIL, 158)
+    assert (twice.status, twice.needed) == (INSUFFICIENT, 199)
+    assert "199 would show a true 0.6 four times in five, there are 180." in twice.detail
+
+
+def test_a_source_too_thin_to_test_says_what_it_takes() -> None:
+    found = family([(OFI, h, counted(20, 10), None) for h in (10, 20)])
+    assert (found.status, found.n, found.needed) == (INSUFFICIENT, 30, 199)
+    assert "that takes 40 judged events, there are 30, and 199 would show a true 0.6" in found.detail
 
 
 # --- rate and median ------------------------------------------------------------------------------------------------

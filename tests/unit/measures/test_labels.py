@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v13.errors import DataError
-from v13.measures import HIT, MISS, TIE, UNLABELLED, forward_returns, hits, segments
+from v13.measures import HIT, MISS, TIE, UNLABELLED, forward_returns, hits, returns_at, segments
 
 
 def test_a_step_longer_than_one_and_a_half_bars_starts_a_segment() -> None:
@@ -38,6 +38,18 @@ def test_returns_by_hand() -> None:
     one = forward_returns(px, segment, 1)
     np.testing.assert_allclose(one[[0, 1, 4]], [math.log(1.1), math.log(100 / 110), math.log(4)], rtol=1e-15)
     assert np.isnan(one[[2, 3, 5]]).all()
+
+
+@pytest.mark.parametrize("horizon", [1, 7, 300])
+def test_returns_of_some_bars_are_those_of_all_bars_there(horizon: int) -> None:
+    rng = np.random.default_rng(4)
+    px = rng.uniform(90, 110, 200)
+    px[rng.random(200) < 0.1] = np.nan
+    segment = np.cumsum(rng.random(200) < 0.05).astype(np.int32)
+    index = rng.integers(0, 200, 500)  # in no order, some twice
+    expected = forward_returns(px, segment, horizon)[index]
+    assert returns_at(px, segment, index, horizon).tobytes() == expected.tobytes()
+    assert np.isnan(expected).any()
 
 
 def test_equal_prices_give_exactly_zero() -> None:

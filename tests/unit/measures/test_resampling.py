@@ -1,25 +1,22 @@
-"""The circular-shift null and the block bootstrap: against plain versions and arch, on noise and on planted edges."""
+"""The circular-shift null: against plain versions, on noise and on planted edges."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from arch.bootstrap import CircularBlockBootstrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from v13.errors import DataError
 from v13.measures import (
     Panel,
     accuracy,
     binomial_p,
-    block_bootstrap_interval,
     circular_shift_null,
     draw_shifts,
     forward_returns,
@@ -167,32 +164,89 @@ def test_statistics_of_a_handful_of_events_are_those_of_a_plain_loop(seed: int, 
     np.testing.assert_allclose(rho, expected[:, 1], atol=1e-12)
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.integers(0, 60), st.integers(1, 90), st.booleans(), st.sampled_from([0.0, 10.0]))
+def test_rank_correlations_at_shifts_are_those_of_single_events_to_the_bit(
+    seed: int, k: int, n: int, coarse: bool, cost_bps: float
+) -> None:
+    # Ranks made once for all shifts, and sorted by their digits, against a ranking of each shift's own returns.
+    rng = np.random.default_rng(seed)
+    panels = [random_panel(rng, n, k, coarse=coarse), random_panel(rng, 2 * n, k // 2, coarse=coarse)]
+    shifts = rng.integers(0, n, (20, 2))
+    share, rho = shift_statistics(panels, shifts, cost_bps)
+    expected = []
+    for row in shifts:
+        signed = np.concatenate([p.side * p.ret[(p.index + s) % len(p.ret)] for p, s in zip(panels, row, strict=True)])
+        score = np.concatenate([p.score for p in panels])
+        expected.append(spearman(score[~np.isnan(signed)], signed[~np.isnan(signed)]))
+    np.testing.assert_array_equal(rho, expected)
+    # Ranks of a few bars only (one shift) are as good as those of all.
+    alone = [shift_statistics(panels, shifts[i : i + 1], cost_bps) for i in range(20)]
+    np.testing.assert_array_equal(rho, np.concatenate([a[1] for a in alone]))
+    np.testing.assert_array_equal(share, np.concatenate([a[0] for a in alone]))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(0, 60), st.booleans(), st.sampled_from([0.0, 10.0]))
+def test_accuracy_is_the_same_whether_ranks_are_wanted_or_not(seed: int, k: int, coarse: bool, cost_bps: float) -> None:
+    panels = [random_panel(np.random.default_rng(seed), 90, k, coarse=coarse)]
+    shifts = np.arange(90, dtype=np.int64)[:, None]
+    share, nothing = shift_statistics(panels, shifts, cost_bps, rho=False)
+    assert share.tobytes() == shift_statistics(panels, shifts, cost_bps)[0].tobytes()
+    assert np.isnan(nothing).all()
+
+
+def test_a_null_without_ranks_has_the_same_accuracy_and_no_rank_correlation() -> None:
+    panel = random_panel(np.random.default_rng(3), 500, 40)
+    whole = circular_shift_null([panel], min_shift=10, n_shifts=50, seed=1)
+    found = circular_shift_null([panel], min_shift=10, n_shifts=50, seed=1, rho=False)
+    assert found.accuracy.null.tobytes() == whole.accuracy.null.tobytes()
+    assert (found.accuracy.observed, found.accuracy.p) == (whole.accuracy.observed, whole.accuracy.p)
+    assert whole.spearman.p is not None
+    assert (found.spearman.observed, found.spearman.p) == (None, None)
+
+
+def test_returns_that_differ_by_the_least_or_not_at_all_are_ranked_so() -> None:
+    # A zero of either sign ties with a zero; a bear's rise ties with a bull's fall of the same size.
+    ret = np.array([0.0, -0.0, 1e-3, np.nextafter(1e-3, 1), -1e-3, 5e-324, np.inf, -np.inf])
+    panel = Panel(np.tile(ret, 2), np.arange(16), np.repeat([1, -1], 8), np.random.default_rng(1).random(16))
+    for rows in (1, 16):
+        _, rho = shift_statistics([panel], np.zeros((rows, 1), np.int64))
+        assert rho.tolist() == [spearman(panel.score, panel.side * panel.ret)] * rows
+
+
 def test_compiled_and_interpreted_loops_agree_to_the_bit() -> None:
     panel = random_panel(np.random.default_rng(4), 200, 30, coarse=True)
     order = np.argsort(panel.score, kind="stable")
     shifts = np.arange(200, dtype=np.int64)[:, None]
+    rank_of = np.sign(panel.ret) * rankdata(np.abs(panel.ret), "dense", nan_policy="omit")
     found = []
     for loop in (shift_loop, getattr(shift_loop, "py_func", shift_loop)):
         share, rho = np.empty(200), np.empty(200)
-        at = np.zeros(30, np.int64)
-        side = panel.side[order].astype(np.float64)
-        size = np.array([200], np.int64)
         loop(
             panel.ret,
+            np.nan_to_num(rank_of).astype(np.int32),
             np.zeros(1, np.int64),
-            size,
-            at,
+            np.array([200], np.int64),
+            np.zeros(30, np.int64),
             panel.index[order],
-            side,
+            panel.side[order],
             panel.score[order],
             shifts,
             0.0,
-            np.empty((3, 30)),
+            200,
+            3,
+            3,  # digits of three bits: up to 511, more than 400
+            np.empty(8, np.int64),
+            np.empty((2, 30), np.int64),
+            np.empty((2, 30)),
             share,
             rho,
         )
         found.append((share.tobytes(), rho.tobytes()))
     assert found[0] == found[1]
+    share, rho = shift_statistics([panel], shifts)
+    assert found[0] == (share.tobytes(), rho.tobytes())
 
 
 def test_over_a_full_turn_every_event_meets_every_bar_once() -> None:
@@ -339,89 +393,3 @@ def test_a_planted_edge_is_seen() -> None:
     # 300 independent events at a true 0.60 have an exact binomial power of 0.966: 53 of 60 is its 0.1 % quantile.
     assert seen["accuracy"] >= 53, seen
     assert seen["spearman"] >= 50, seen  # rho is 0.19 here, a power of 0.94 by Fisher's transformation: likewise
-
-
-# --- block bootstrap ------------------------------------------------------------------------------------------------
-
-
-def mean_of(values: F64) -> Callable[[NDArray[np.intp]], float]:
-    return lambda i: float(values[i].mean())
-
-
-def test_intervals_are_as_wide_as_those_of_arch() -> None:
-    x = persistent(np.random.default_rng(6), 4000, 0.8)
-    ours = block_bootstrap_interval(mean_of(x), np.arange(4000) * 1000, 50_000, n_bootstrap=2000, seed=1)
-    theirs = CircularBlockBootstrap(50, x, seed=1).conf_int(np.mean, 2000, method="percentile").ravel()
-    assert ours.n_blocks == 80
-    # Different blocks (side by side, and circular) of one length; ends of 2,000 resamples of 80 blocks: 15 % of width.
-    assert [ours.low, ours.high] == pytest.approx(theirs, abs=0.15 * (theirs[1] - theirs[0]))
-
-
-def test_intervals_cover_the_truth_where_events_overlap_and_wide_enough_blocks_are_drawn() -> None:
-    covered = {"blocks": 0, "single events": 0}
-    for run in range(N_RUNS):
-        x = persistent(np.random.default_rng([21, run]), 1500, 0.9)
-        ts = np.arange(1500) * 1000
-        for name, block_ms in (("blocks", 60_000), ("single events", 1000)):
-            found = block_bootstrap_interval(mean_of(x), ts, block_ms, n_bootstrap=300, seed=run)
-            covered[name] += found.low <= 0.0 <= found.high
-    share = {name: n / N_RUNS for name, n in covered.items()}
-    # 25 blocks: a percentile interval falls short of 95 % by a few points (short blocks and few of them).
-    assert share["blocks"] >= 0.86, share
-    assert share["single events"] <= 0.50, share  # why events are not drawn one by one
-
-
-def test_events_of_one_stretch_of_time_are_drawn_or_left_together_whatever_their_order() -> None:
-    # 6 blocks of 10 s, 3 events each, handed over out of order.
-    ts = np.random.default_rng(0).permutation(
-        np.concatenate([b * 10_000 + np.array([0, 4000, 9999]) for b in range(6)])
-    )
-    seen: list[int] = []
-
-    def check(i: NDArray[np.intp]) -> float:
-        counts = np.bincount(ts[i] // 10_000, minlength=6)
-        for b in range(6):
-            assert np.bincount(i, minlength=18)[ts // 10_000 == b].tolist() == [counts[b] // 3] * 3
-        seen.append(len(i))
-        return float(counts.max())
-
-    found = block_bootstrap_interval(check, ts, 10_000, n_bootstrap=200, seed=3)
-    assert seen == [18] * 200
-    assert (found.n_blocks, found.n_resamples, found.level) == (6, 200, 0.95)
-
-
-def test_correlation_and_accuracy_have_intervals_around_them() -> None:
-    rng = np.random.default_rng(9)
-    score = rng.uniform(40, 100, 800)
-    signed = 0.02 * (score - 70) + rng.standard_normal(800)
-    ts = np.sort(rng.integers(0, 10_000_000, 800))
-    rho = block_bootstrap_interval(lambda i: spearman(score[i], signed[i]), ts, 60_000, n_bootstrap=500, seed=1)
-    share = block_bootstrap_interval(mean_of((signed > 0).astype(np.float64)), ts, 60_000, n_bootstrap=500, seed=1)
-    assert rho.low < spearman(score, signed) < rho.high
-    # Independent events: the width is that of the binomial, to 15 % for 150 blocks and 500 resamples.
-    width = 2 * 1.96 * math.sqrt(0.25 / 800)
-    assert share.high - share.low == pytest.approx(width, rel=0.15)
-
-
-def test_too_few_blocks_or_an_undefined_statistic_have_no_interval() -> None:
-    ts = np.arange(40) * 1000
-    for block_ms, n_blocks in ((10_000, 4), (100_000, 1)):
-        found = block_bootstrap_interval(mean_of(np.arange(40.0)), ts, block_ms, n_bootstrap=100, seed=0)
-        assert math.isnan(found.low)
-        assert math.isnan(found.high)
-        assert (found.n_blocks, found.n_resamples) == (n_blocks, 0)
-    assert math.isnan(block_bootstrap_interval(lambda _: math.nan, ts, 1000, n_bootstrap=100, seed=0).low)
-    assert math.isnan(block_bootstrap_interval(lambda _: 1.0, ts[:0], 1000, n_bootstrap=100, seed=0).low)
-
-
-def test_intervals_come_from_the_seed() -> None:
-    x, ts = np.random.default_rng(1).standard_normal(300), np.arange(300) * 1000
-    one, same, other = (block_bootstrap_interval(mean_of(x), ts, 5000, n_bootstrap=50, seed=s) for s in (1, 1, 2))
-    assert one == same
-    assert one != other
-
-
-@pytest.mark.parametrize(("block_ms", "n", "confidence"), [(0, 10, 0.95), (1000, 0, 0.95), (1000, 10, 1.0)])
-def test_bootstraps_out_of_range_are_refused(block_ms: int, n: int, confidence: float) -> None:
-    with pytest.raises(DataError):
-        block_bootstrap_interval(lambda _: 0.0, np.arange(10), block_ms, n_bootstrap=n, seed=0, confidence=confidence)
