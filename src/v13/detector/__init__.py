@@ -1,7 +1,7 @@
 """The product: one compiled divergence detector for research and production."""
 
 from v13.detector.dtypes import BAR, CHANNELS, EVENT, FEATURE, KINDS, REASONS, TYPES
-from v13.detector.engine import Detector, candidates, compute_features, divergences, replay
+from v13.detector.engine import Detector, Scan, candidates, compute_features, divergences, replay, scan
 from v13.detector.mapping import CalibrationMap, Curve
 from v13.detector.params import BucketOverride, DecisionParams, DetectorParams, FeatureParams
 from v13.detector.sessions import SessionClock
@@ -21,9 +21,11 @@ __all__ = [
     "Detector",
     "DetectorParams",
     "FeatureParams",
+    "Scan",
     "SessionClock",
     "candidates",
     "compute_features",
     "divergences",
     "replay",
+    "scan",
 ]

@@ -100,6 +100,23 @@ EVENT: Final = np.dtype(
     ]
 )
 
+# A candidate as a grid search keeps it: what the gates look at, and where the rest can be had again.
+CANDIDATE: Final = np.dtype(
+    [
+        ("bar", np.int32),  # row of the confirming bar
+        ("a", np.int32),  # places of the pivots among the bars that have a price
+        ("b", np.int32),
+        ("gap_bars", np.int32),
+        ("side", np.int32),
+        ("bucket", np.int32),
+        ("u", F8),  # the larger |z| of the pair, what z_hi asks of
+        ("v", F8),  # the smaller, what z_mid asks of
+        ("score", F8),
+        ("swing_bps", F8),
+        ("vol_ok", F8),
+    ]
+)
+
 FEATURE_PARAMS: Final = np.dtype(
     [
         ("bar_ms", I8),

@@ -1,9 +1,9 @@
 """All compiled code of the detector: two recursions over bars, used for batch and for streaming alike.
 
 `advance_features` turns bars into feature rows; `advance_decisions` turns feature rows into events. Both carry their
-whole past in the arrays they are given, so any cutting of the input gives the same bytes. `replay_candidates` runs the
-gates alone over candidates collected once (`scan=True`), which is what makes a parameter grid cheap: it calls the same
-`_decide` the detector calls. Every value is defined in docs/DETECTOR.md.
+whole past in the arrays they are given, so any cutting of the input gives the same bytes. Every value is defined in
+docs/DETECTOR.md. `find_pivots` and `scan_pairs` collect the candidates of many swings at once, which is what makes a
+parameter grid cheap; they share the formulas of a candidate with `_collect`, and tests hold them to the detector.
 
 Nothing here allocates per bar, raises, reads a clock or logs. No fastmath (it breaks NaN). Fields are written `s["x"]`
 so that the code also runs with NUMBA_DISABLE_JIT=1. Keep all of it in this file: numba's disk cache does not see an
@@ -48,7 +48,12 @@ __all__ = [
     "advance",
     "advance_decisions",
     "advance_features",
+    "expand_candidates",
+    "find_pivots",
+    "read_columns",
+    "read_pivots",
     "replay_candidates",
+    "scan_pairs",
 ]
 
 I8, F8 = np.int64, np.float64
@@ -345,6 +350,34 @@ def _part(direction, a, b):
     return min(moved, 1.0)
 
 
+@njit(cache=True, inline="always")
+def _reading(channel, pivot):
+    if channel == OFI:
+        return pivot["z_ofi"]
+    if channel == CVD:
+        return pivot["z_cvd"]
+    return pivot["fusion"]
+
+
+@njit(cache=True, inline="always")
+def _agreement(channel, part_ofi, part_cvd):
+    if channel == OFI:
+        return 0.25 * (2.0 * part_ofi + part_cvd)
+    if channel == CVD:
+        return 0.25 * (2.0 * part_cvd + part_ofi)
+    return 0.5 * (part_ofi + part_cvd)
+
+
+@njit(cache=True, inline="always")
+def _magnitude(za, zb):
+    return min(1.0, (abs(za) + abs(zb)) / Z_FULL)
+
+
+@njit(cache=True, inline="always")
+def _score(magnitude, validity, agreement, consistency, vol_ok):
+    return 100.0 * (0.35 * magnitude + 0.25 * validity + 0.25 * agreement + 0.15 * consistency) * vol_ok
+
+
 @njit(cache=True)
 def _collect(a, b, is_low, swing_L, params, now, bar_number, counters, cands, n):
     """Write the candidates of the pair A, B to `cands[n:]`; return the new count."""
@@ -375,15 +408,8 @@ def _collect(a, b, is_low, swing_L, params, now, bar_number, counters, cands, n)
         if channel != OFI:
             warm = warm or a["status_cvd"] == WARMUP or b["status_cvd"] == WARMUP
             lag = lag or a["status_cvd"] == STALE or b["status_cvd"] == STALE
-        if channel == OFI:
-            za, zb = a["z_ofi"], b["z_ofi"]
-            agreement = 0.25 * (2.0 * part_ofi + part_cvd)
-        elif channel == CVD:
-            za, zb = a["z_cvd"], b["z_cvd"]
-            agreement = 0.25 * (2.0 * part_cvd + part_ofi)
-        else:
-            za, zb = a["fusion"], b["fusion"]
-            agreement = 0.5 * (part_ofi + part_cvd)
+        za, zb = _reading(channel, a), _reading(channel, b)
+        agreement = _agreement(channel, part_ofi, part_cvd)
         if math.isnan(za) or math.isnan(zb):
             if warm:
                 counters[R_WARMUP] += 1
@@ -394,7 +420,7 @@ def _collect(a, b, is_low, swing_L, params, now, bar_number, counters, cands, n)
             continue  # one source under another name
         if not direction * (zb - za) > 0.0:
             continue
-        magnitude = min(1.0, (abs(za) + abs(zb)) / Z_FULL)
+        magnitude = _magnitude(za, zb)
         c = cands[n]
         c["ts_ms"], c["bar"] = now["ts_ms"], bar_number
         c["type"], c["side"], c["kind"], c["source"] = label, side, kind, channel
@@ -407,9 +433,7 @@ def _collect(a, b, is_low, swing_L, params, now, bar_number, counters, cands, n)
         c["z_ofi"], c["z_cvd"], c["consistency"] = b["z_ofi"], b["z_cvd"], b["consistency"]
         c["z_magnitude"], c["pivot_validity"], c["agreement"] = magnitude, validity, agreement
         c["vol_ok"], c["swing_bps"] = now["vol_ok"], b["swing_bps"]
-        c["score"] = (
-            100.0 * (0.35 * magnitude + 0.25 * validity + 0.25 * agreement + 0.15 * b["consistency"]) * now["vol_ok"]
-        )
+        c["score"] = _score(magnitude, validity, agreement, b["consistency"], now["vol_ok"])
         c["z_hi"], c["z_mid"] = 0.0, 0.0
         n += 1
     return n
@@ -519,9 +543,7 @@ def _pivot_at(px, at, swing_L):
 
 
 @njit(cache=True)
-def advance_decisions(
-    params, bar_ms, trackers, state, pivots, ring, ring_px, counters, cands, rows, start, out, n_out, scan
-):
+def advance_decisions(params, bar_ms, trackers, state, pivots, ring, ring_px, counters, cands, rows, start, out, n_out):
     """Advance the decision stage over `rows[start:]`; return (rows consumed in all, events in `out`).
 
     It stops early when `out` could overflow, so the caller empties `out` and calls again.
@@ -529,15 +551,13 @@ def advance_decisions(
     params (12,) DECISION_PARAMS; trackers (k,) int64 ascending distinct swing_L; state (1,) DECISION_STATE;
     pivots (k, 2) PIVOT, the last low and the last high of each tracker; ring (R,) PIVOT and ring_px (2R,) float64
     with R = 2 * max(trackers) + 1, prices written twice so that the last R lie side by side; counters (8,) int64 by
-    reason; cands (3k,) EVENT scratch; rows (n,) FEATURE; out (m,) EVENT. With `scan`, `out` receives every
-    candidate before the gates (and no hints), for `replay_candidates`.
+    reason; cands (3k,) EVENT scratch; rows (n,) FEATURE; out (m,) EVENT.
     """
     st = state[0]
     gap_ms = bar_ms + bar_ms // 2
     size = ring.size
-    room = 3 * trackers.size if scan else 2
     for i in range(start, rows.size):
-        if n_out + room > out.size:
+        if n_out + 2 > out.size:
             return i, n_out
         row = rows[i]
         ts = row["ts_ms"]
@@ -580,15 +600,10 @@ def advance_decisions(
             if before["bar"] >= 0:
                 n_cands = _collect(before, pivot, sign < 0, swing_L, params, row, bar_number, counters, cands, n_cands)
             pivots[t, which] = pivot
-        if scan:
-            for k in range(n_cands):
-                out[n_out] = cands[k]
-                n_out += 1
-        else:
-            if n_cands > 0:
-                n_out = _decide(cands, 0, n_cands, params, st, counters, out, n_out)
-            hint_params = params[_bucket(row["session"], row["liquidity"], FUSION)]
-            n_out = _hint(row, bar_number, hint_params, st, out, n_out)
+        if n_cands > 0:
+            n_out = _decide(cands, 0, n_cands, params, st, counters, out, n_out)
+        hint_params = params[_bucket(row["session"], row["liquidity"], FUSION)]
+        n_out = _hint(row, bar_number, hint_params, st, out, n_out)
     return rows.size, n_out
 
 
@@ -615,9 +630,210 @@ def advance(
     advance_features(feature_params, feature_state, windows, meta, bars, sessions, rows)
     bar_ms = feature_params[0]["bar_ms"]
     _, n_out = advance_decisions(
-        params, bar_ms, trackers, state, pivots, ring, ring_px, counters, cands, rows, 0, out, 0, False
+        params, bar_ms, trackers, state, pivots, ring, ring_px, counters, cands, rows, 0, out, 0
     )
     return n_out
+
+
+@njit(cache=True, nogil=True)
+def read_columns(rows, gap_ms, start, stop, px, vol_ok, bucket, gaps):
+    """Copy what a scan looks up at random from rows[start:stop] into columns; return (bars without a price, gaps).
+
+    rows (n,) FEATURE; px, vol_ok (n,) float64; bucket (n,) int8, that of channel 0; gaps (m,) int64 receives the
+    numbers of the rows that follow a gap.
+    """
+    n_without = n_gaps = 0
+    before = rows[max(start - 1, 0)]["ts_ms"]
+    for i in range(start, stop):
+        row = rows[i]
+        px[i], vol_ok[i] = row["px"], row["vol_ok"]
+        bucket[i] = _bucket(row["session"], row["liquidity"], 0)
+        if math.isnan(row["px"]):
+            n_without += 1
+        if row["ts_ms"] - before > gap_ms:
+            gaps[n_gaps] = i
+            n_gaps += 1
+        before = row["ts_ms"]
+    return n_without, n_gaps
+
+
+@njit(cache=True, nogil=True)
+def find_pivots(px, first, last, start, stop, least, most, low, high, at, reach):
+    """Find every strict extremum of at least `least` bars either side among px[start:stop]; return how many.
+
+    px (n,) float64 without NaN, gap-free from `first` to `last`, within which start and stop lie; low, high (2, B + 2 *
+    least) float64: scratch; at (m,) int32 receives each pivot's place; reach (m,) int32 the largest swing_L (up to
+    `most`) at which it is one, negative for a low. Pivots are nested: those of a longer swing are among those of a
+    shorter one, so one pass serves all.
+    """
+    block = low.shape[1] - 2 * least
+    n_found = 0
+    end = min(stop, last - least)
+    for begin in range(max(start, first + least), end, block):
+        until = min(begin + block, end)
+        # Running extrema of `least` bars by doubling: place j holds those of px[base + j : base + j + least].
+        base = begin - least
+        size = until - begin + 2 * least
+        old, new = 0, 1
+        for j in range(size):
+            low[0, j] = px[base + j]
+            high[0, j] = px[base + j]
+        width = 1
+        while width < least:
+            step = min(width, least - width)
+            for j in range(size - step):
+                low[new, j] = min(low[old, j], low[old, j + step])
+                high[new, j] = max(high[old, j], high[old, j + step])
+            size -= step
+            width += step
+            old, new = new, old
+        for c in range(begin, until):
+            p = px[c]
+            j = c - base
+            is_low = (p < low[old, j - least]) & (p < low[old, j + 1])
+            is_high = (p > high[old, j - least]) & (p > high[old, j + 1])
+            if not (is_low | is_high):
+                continue
+            room = min(c - first, last - 1 - c, most)
+            k = least
+            if is_low:
+                while k < room and px[c - k - 1] > p and px[c + k + 1] > p:
+                    k += 1
+                reach[n_found] = -k
+            else:
+                while k < room and px[c - k - 1] < p and px[c + k + 1] < p:
+                    k += 1
+                reach[n_found] = k
+            at[n_found] = c
+            n_found += 1
+    return n_found
+
+
+@njit(cache=True, nogil=True)
+def read_pivots(rows, taken, at, z_hi, z_mid, readings, fallback, mids, highs):
+    """Read the indicators at each pivot.
+
+    rows (n,) FEATURE; taken (t,) int32, the row of each bar that has a price; at (m,) int32, places among those;
+    readings (m, 4) float64 receives z_ofi, z_cvd, fusion, consistency; fallback (m,) int8; mids, highs (m,) int8: bit c
+    is set where the reading of channel c reaches z_mid and z_hi, so that a pair is ruled out by one look.
+    """
+    for k in range(at.size):
+        row = rows[taken[at[k]]]
+        readings[k, 0], readings[k, 1], readings[k, 2] = row["z_ofi"], row["z_cvd"], row["fusion"]
+        readings[k, 3] = row["consistency"]
+        fallback[k] = row["fallback"]
+        mid = high = 0
+        for channel in range(3):
+            size = abs(readings[k, channel])
+            if size >= z_mid:  # false for NaN
+                mid |= 1 << channel
+            if size >= z_hi:
+                high |= 1 << channel
+        mids[k], highs[k] = mid, high
+
+
+@njit(cache=True, inline="always")
+def _heights(px, at, is_low, swing_L):
+    """Return (validity, swing_bps) of a pivot measured over `swing_L` bars either side."""
+    p = px[at]
+    left, right = px[at - 1], px[at + 1]
+    for j in range(2, swing_L + 1):
+        if is_low:
+            left, right = max(left, px[at - j]), max(right, px[at + j])
+        else:
+            left, right = min(left, px[at - j]), min(right, px[at + j])
+    if is_low:
+        left, right = left - p, right - p
+    else:
+        left, right = p - left, p - right
+    return min(left, right) / max(left, right), 1e4 * max(left, right) / p
+
+
+@njit(cache=True, nogil=True)
+def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, fallback, mids, highs, out):
+    """Write the candidates of one swing_L that reach the thresholds of `mids` and `highs`, in order of bar.
+
+    Of each bar that has a price: taken (n,) int32 its row, px, vol_ok (n,) float64, bucket (n,) int8. Of each pivot: at
+    and reach (m,) int32 as `find_pivots` leaves them, run (m,) int32 the number of its gap-free run, and what
+    `read_pivots` leaves. out (k,) CANDIDATE. Returns the number; where it is above k, `out` was too small and nothing
+    is written beyond it.
+    """
+    last = np.full(2, -1)  # low, high
+    height = np.full((2, 2), -1.0)  # validity and swing_bps of the last low and high; -1: not measured yet
+    n_out = 0
+    for k in range(at.size):
+        if abs(reach[k]) < swing_L:
+            continue
+        is_low = reach[k] < 0
+        which = 0 if is_low else 1
+        before = last[which]
+        validity_before = height[which, 0]
+        last[which] = k
+        height[which, 0] = -1.0
+        if before < 0:
+            continue
+        wanted = mids[before] & mids[k] & (highs[before] | highs[k])
+        if wanted == 0 or run[before] != run[k]:  # a gap forgets the pivots before it
+            continue
+        a, b = at[before], at[k]
+        if px[b] == px[a]:
+            continue
+        direction = 1.0 if px[b] < px[a] else -1.0
+        for channel in range(3):
+            if not wanted >> channel & 1:
+                continue
+            za, zb = readings[before, channel], readings[k, channel]
+            if not direction * (zb - za) > 0.0:
+                continue
+            if channel == FUSION and fallback[before] == 1 and fallback[k] == 1:
+                continue
+            if height[which, 0] < 0.0:
+                height[which, 0], height[which, 1] = _heights(px, b, is_low, swing_L)
+            if validity_before < 0.0:
+                validity_before = _heights(px, a, is_low, swing_L)[0]
+            if n_out < out.size:
+                now = b + swing_L
+                agreement = _agreement(
+                    channel,
+                    _part(direction, readings[before, 0], readings[k, 0]),
+                    _part(direction, readings[before, 1], readings[k, 1]),
+                )
+                validity = 0.5 * (validity_before + height[which, 0])
+                c = out[n_out]
+                c["bar"], c["a"], c["b"] = taken[now], a, b
+                c["gap_bars"] = taken[b] - taken[a]
+                c["side"] = BULL if is_low else BEAR
+                c["bucket"] = bucket[now] + channel
+                c["u"], c["v"] = max(abs(za), abs(zb)), min(abs(za), abs(zb))
+                c["swing_bps"], c["vol_ok"] = height[which, 1], vol_ok[now]
+                c["score"] = _score(_magnitude(za, zb), validity, agreement, readings[k, 3], vol_ok[now])
+            n_out += 1
+    return n_out
+
+
+@njit(cache=True)
+def expand_candidates(rows, swing_L, taken, px, cands, params, two, counters, three, out):
+    """Write each CANDIDATE of `cands` as the EVENT the detector would collect; return the number written.
+
+    params (12,) DECISION_PARAMS with this swing_L in every bucket; two (2,) PIVOT, counters (8,), three (3,) EVENT:
+    scratch; out (as `cands`,) EVENT.
+    """
+    for k in range(cands.size):
+        c = cands[k]
+        is_low = c["side"] == BULL
+        for which in range(2):
+            at = c["a"] if which == 0 else c["b"]
+            row, pivot = rows[taken[at]], two[which]
+            pivot["bar"], pivot["ts_ms"], pivot["px"] = taken[at], row["ts_ms"], px[at]
+            pivot["validity"], pivot["swing_bps"] = _heights(px, at, is_low, swing_L)
+            pivot["z_ofi"], pivot["z_cvd"], pivot["fusion"] = row["z_ofi"], row["z_cvd"], row["fusion"]
+            pivot["consistency"], pivot["fallback"] = row["consistency"], row["fallback"]
+            pivot["status_ofi"], pivot["status_cvd"] = row["status_ofi"], row["status_cvd"]
+        n = _collect(two[0], two[1], is_low, swing_L, params, rows[c["bar"]], c["bar"], counters, three, 0)
+        for j in range(n):
+            if three[j]["source"] == c["bucket"] % 3:
+                out[k] = three[j]
+    return cands.size
 
 
 @njit(cache=True)
