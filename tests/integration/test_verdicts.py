@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.integration.markets import REPO, open_market, write_bars
-from v13 import measures
-from v13.errors import ConfigError
+from tests.integration.markets import SHORT, open_market, project, write_bars
+from v13 import market, measures
+from v13.errors import ConfigError, StoreError
 from v13.research import search, stages
 from v13.research.acceptance import HoldoutResult
 from v13.research.run import Run, open_run
 from v13.research.signoff import changed_rules
+from v13.store import HOLDOUT_LEDGER, HoldoutLedger
 
 N_BARS = 150_000
 
@@ -23,7 +24,7 @@ def go(run: Run) -> HoldoutResult:
     stages.write_quality(run)
     found = search.search(run)
     search.write_search(run, found)
-    stages.write_calibration(run, stages.calibrate(run))
+    stages.write_calibration(run, stages.calibrate_run(run))
     result = stages.accept_run(run)
     stages.write_acceptance(run, result)
     return result
@@ -66,13 +67,14 @@ def test_the_search_never_sees_the_holdout(tmp_path: Path) -> None:
     for name in bars.dtype.names:
         if name != "ts_ms":
             bars[name][behind] = other.bars["BTCUSDT"][name][behind]
-    changed = open_run([write_bars(tmp_path / "changed.parquet", bars)], root=REPO, out=tmp_path / "changed")
+    tape = write_bars(tmp_path / "changed.parquet", bars)
+    changed = open_run([tape], root=project(tmp_path), out=tmp_path / "changed", overrides=SHORT)
     assert changed.key != run.key
     documents = []
     for each in (run, changed):
         found = search.search(each)
         search.write_search(each, found)
-        fitted = stages.calibrate(each)
+        fitted = stages.calibrate_run(each)
         documents.append(
             (
                 (each.out / "summary.csv").read_bytes(),
@@ -107,8 +109,9 @@ def test_what_a_stage_wrote_for_other_inputs_is_not_taken(tmp_path: Path) -> Non
 def test_klines_have_no_ofi_and_what_needs_it_is_insufficient(tmp_path: Path, shared_data: Path) -> None:
     run = open_run(
         [shared_data / "klines/spot_BTCUSDT_15m.parquet", shared_data / "klines/spot_ETHUSDT_15m.parquet"],
-        root=REPO,
+        root=project(tmp_path),
         out=tmp_path / "out",
+        overrides=SHORT,
     )
     assert not run.has_quotes
     result = go(run)
@@ -147,3 +150,54 @@ def test_rules_that_were_changed_are_named_and_a_dropped_horizon_stays_open(
     status = {c.key: c.status for c in result.verdict.criteria}
     assert status["accuracy_20"] is measures.Status.NOT_RUN
     assert "accuracy_20" in {c.key for c in result.verdict.open}
+
+
+def recorded(folder: Path, n_bars: int = 60_000) -> Path:
+    """A tape that says it was recorded: looks at a simulated one cost nothing."""
+    return write_bars(
+        folder / "t.parquet", market.simulate_bars(market.MarketSpec("planted", n_bars), 3).bars, simulated=False
+    )
+
+
+def test_a_second_look_at_a_holdout_is_judged_at_half_the_alpha_and_a_rerun_is_no_second_look(tmp_path: Path) -> None:
+    root, tape = project(tmp_path), recorded(tmp_path)
+
+    def look(seed: int, out: str) -> HoldoutResult:
+        return go(open_run([tape], root=root, out=tmp_path / out, seed=seed, overrides=SHORT))
+
+    first, again, second = look(1, "a"), look(1, "b"), look(2, "c")
+    assert first.look == again.look
+    assert first.look is not None
+    assert second.look is not None
+    assert (first.look["number"], second.look["number"]) == (1, 2)
+    assert (first.alpha, again.alpha, second.alpha) == (0.05, 0.05, 0.025)
+    assert again.verdict == first.verdict
+    for criterion in second.verdict.criteria:
+        if criterion.key == "accuracy_10":
+            assert "against 0.025" in criterion.detail
+    looks = HoldoutLedger(root / HOLDOUT_LEDGER).looks_at()
+    assert [x.verdict for x in looks] == [first.verdict.overall.value, second.verdict.overall.value]
+
+
+def test_a_holdout_that_was_searched_before_is_no_first_look(tmp_path: Path) -> None:
+    root, tape = project(tmp_path), recorded(tmp_path)
+    greedy = open_run([tape], root=root, out=tmp_path / "a", seed=1, overrides=SHORT | {"search.search_share": 0.9})
+    search.search(greedy)  # its search part holds most of what the next run calls its holdout
+    result = go(open_run([tape], root=root, out=tmp_path / "b", seed=1, overrides=SHORT))
+    assert result.look is not None
+    assert (result.look["number"], result.look["n_searched_before"]) == (2, 1)
+
+
+def test_a_holdout_that_was_not_sealed_is_not_judged(tmp_path: Path) -> None:
+    run = open_run([recorded(tmp_path)], root=project(tmp_path), out=tmp_path / "a", overrides=SHORT)
+    search.write_search(run, search.search(run, record=False))
+    with pytest.raises(StoreError, match="nothing has been entered"):
+        stages.accept_run(run)
+
+
+def test_looks_at_a_simulated_market_are_entered_and_cost_nothing(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        made = open_market(tmp_path, "random_walk", 20_000, 3)
+        result = go(dataclasses.replace(made, seed=seed, key=f"{seed:064d}", out=tmp_path / str(seed)))
+        assert result.look is not None
+        assert (result.look["number"], result.alpha) == (seed, 0.05)

@@ -20,7 +20,7 @@ EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    from v13.cli import data, noise, signoff, steps  # heavy imports stay out of `v13 --version`
+    from v13.cli import data, edge, ledger, noise, signoff, steps  # heavy imports stay out of `v13 --version`
 
     parser = argparse.ArgumentParser(
         prog="v13",
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signoff.add(commands)
     data.add(commands)
     steps.add(commands)
+    edge.add(commands)
     noise.add(commands)
+    ledger.add(commands)
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
         parser.print_help(sys.stderr)

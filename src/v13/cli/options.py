@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,17 @@ from v13.errors import ConfigError
 if TYPE_CHECKING:  # research takes seconds to import: a typing error is told before that
     from v13.research.run import Run
 
-__all__ = ["add_run_options", "check_paths", "data_paths", "log", "open_from", "print_json", "project_root", "seed"]
+__all__ = [
+    "add_run_options",
+    "check_paths",
+    "counter",
+    "data_paths",
+    "log",
+    "open_from",
+    "print_json",
+    "project_root",
+    "seed",
+]
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +102,22 @@ def open_from(arguments: argparse.Namespace) -> Run:
         env=arguments.env,
         seed=arguments.seed,
     )
+
+
+@contextmanager
+def counter(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show progress and an estimate of the time left on stderr, if a terminal; gives a callable (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="", disable=True if quiet else None) as bar:
+
+        def count(done: int, total: int) -> None:
+            if bar.total != total:
+                bar.reset(total)
+                bar.initial = done  # what was kept from before says nothing about the pace
+            bar.update(done - bar.n)
+
+        yield count
 
 
 def log(text: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from v13.cli.options import add_run_options, check_paths, data_paths, log, project_root
+from v13.cli.options import add_run_options, check_paths, counter, data_paths, log, project_root
 
 __all__ = ["add"]
 
@@ -22,6 +22,12 @@ def add(commands: Any) -> None:
     )
     add_run_options(parser)
     parser.add_argument("--reports", default="reports", help="folder the bundle goes to (default: %(default)s)")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="with a full noise certificate: 1,001 markets without an edge, about an hour",
+    )
+    parser.add_argument("--workers", type=int, help="processes of the noise certificate (default: one a processor)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=_run)
 
@@ -31,17 +37,21 @@ def _run(arguments: argparse.Namespace) -> int:
     from v13.research.signoff import sign_off
 
     root = project_root(arguments)
-    result = sign_off(
-        data_paths(arguments, root),
-        root=root,
-        out=Path(arguments.out),
-        reports=Path(arguments.reports),
-        symbol=arguments.symbol,
-        env=arguments.env,
-        seed=arguments.seed,
-        progress=not arguments.quiet,
-        say=(lambda _: None) if arguments.quiet else log,
-    )
+    with counter("markets", quiet=arguments.quiet) as count:
+        result = sign_off(
+            data_paths(arguments, root),
+            root=root,
+            out=Path(arguments.out),
+            reports=Path(arguments.reports),
+            symbol=arguments.symbol,
+            env=arguments.env,
+            seed=arguments.seed,
+            full=arguments.full,
+            workers=arguments.workers,
+            progress=not arguments.quiet,
+            count=count,
+            say=(lambda _: None) if arguments.quiet else log,
+        )
     badge = "  (SIMULATED data)" if result.simulated else ""
     for criterion in result.document["criteria"]:
         print(f"{criterion['status']:>14}  {criterion['title']}: {criterion['detail']}")

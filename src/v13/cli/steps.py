@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from v13.cli.options import add_run_options, log, open_from, print_json
+from v13.cli.options import add_run_options, counter, log, open_from, print_json
 from v13.errors import EXIT_GATE, EXIT_OK
 
 __all__ = ["add"]
@@ -21,22 +21,20 @@ def add(commands: Any) -> None:
     ):
         parser = commands.add_parser(name, help=text, description=text)
         add_run_options(parser)
+        if name == "search":
+            parser.add_argument("--workers", type=int, help="threads (default: one a processor)")
+            parser.add_argument(
+                "--scheduler", metavar="tcp://HOST:PORT", help="judge on a Dask cluster whose workers have this v13"
+            )
         parser.set_defaults(run=run)
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from v13.research import search, stages
 
     run = open_from(arguments)
-    with tqdm(desc="settings", unit="", disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        result = search.search(run, progress)
+    with counter("settings") as count:
+        result = search.search(run, count, scheduler=arguments.scheduler, workers=arguments.workers)
     search.write_search(run, result)
     verdict = stages.conclude_search(result)
     log(f"{verdict.status}: {verdict.summary}")
@@ -48,7 +46,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from v13.research import stages
 
     run = open_from(arguments)
-    result = stages.calibrate(run)
+    result = stages.calibrate_run(run)
     stages.write_calibration(run, result)
     verdict = stages.conclude_calibration(result)
     log(f"{verdict.status}: {verdict.summary}")

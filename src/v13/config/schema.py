@@ -299,6 +299,18 @@ class Calibration(Section):
     isotonic_floor: int = Field(default=1000, ge=2, description="fewest events of an isotonic fit; below it a sigmoid")
 
 
+class Noise(Section):
+    """The noise certificate a sign-off carries."""
+
+    markets: int = Field(
+        default=3, ge=0, le=10_000, description="markets without an edge of each kind; 0: none, and no PASS"
+    )
+    max_bars: int = Field(
+        default=150_000, ge=5_000, le=100_000_000, description="longest null market, bars of one symbol"
+    )
+    seed: int = Field(default=13, ge=0, le=2**32 - 1, description="seed of the markets")
+
+
 class RunSettings(Section):
     """What belongs to a run as a whole."""
 
@@ -316,6 +328,7 @@ class Config(Section):
     search: Search = Search()
     acceptance: Acceptance = Acceptance()
     calibration: Calibration = Calibration()
+    noise: Noise = Noise()
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,14 +16,20 @@ from v13 import measures
 from v13.config import Config
 from v13.detector import CalibrationMap, DetectorParams, SessionClock
 from v13.detector.dtypes import CHANNELS, CVD, OFI
-from v13.detector.params import bucket_name
-from v13.research.calibration import Quality, quality
-from v13.research.cut import Cut
-from v13.research.trials import Outcomes, SymbolPart, bucket_of, evaluate, find_events
+from v13.measures.calibration_gate import judge_calibration
+from v13.measures.pace import Pace, priced
+from v13.measures.safeguards import judge_placebo, judge_plateau
+from v13.research.bucket_tests import BucketRow, bucket_rows
+from v13.research.calibration import gate_row
+from v13.research.cut import Cut, Records
+from v13.research.evidence import N_SHUFFLES, AblationRow, PlaceboRow, Regimes, ablation, placebo, regimes
+from v13.research.horizon import HorizonRow, horizon_row
+from v13.research.trials import Outcomes, SymbolPart, evaluate, find_events
 
 __all__ = ["BucketRow", "HoldoutResult", "HorizonRow", "accept", "min_shift_bars"]
 
 GUIDE_HORIZONS_BARS = (10, 20)  # deployment guide: acc@10, acc@20
+MAX_SHIFTS: Final = 20_000  # a p of 5e-5 at the least; more would take minutes on a long record
 PRODUCTION_CRITERIA = (
     ("compute_p95", "Detection latency P95", "acceptance.compute_p95_ms", "ms"),
     ("event_p95", "Event latency P95", "acceptance.event_p95_ms", "ms"),
@@ -34,41 +40,12 @@ PRODUCTION_CRITERIA = (
 
 
 @dataclass(frozen=True)
-class HorizonRow:
-    """What the holdout says at one horizon."""
-
-    horizon_bars: int
-    accuracy: measures.Accuracy
-    accuracy_interval: tuple[float, float] | None
-    p: float | None
-    p_naive: float | None
-    rho: float | None
-    rho_interval: tuple[float, float] | None
-    rho_p: float | None
-    rho_p_naive: float | None
-    mean_return: float | None
-    mean_return_interval: tuple[float, float] | None
-    n_shifts: int
-    deciles: tuple[dict[str, Any], ...]
-    calibration: Quality
-    null_accuracy: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class BucketRow:
-    """One bucket at one horizon; p is the circular-shift p, p_corrected Holm over the source's family."""
-
-    bucket: str
-    source: str
-    horizon_bars: int
-    accuracy: measures.Accuracy
-    p: float | None
-    p_corrected: float | None
-
-
-@dataclass(frozen=True)
 class HoldoutResult:
-    """The verdict with its evidence."""
+    """The verdict with its evidence.
+
+    alpha : the level this look was judged at; look : its number at this holdout and what came before, as the ledger
+        tells it, or None where no ledger was asked.
+    """
 
     verdict: measures.Verdict
     horizons: tuple[HorizonRow, ...]
@@ -78,6 +55,11 @@ class HoldoutResult:
     events_per_hour: float | None
     median_score: float | None
     min_shift_bars: int
+    ablation: tuple[AblationRow, ...] = ()
+    placebo: tuple[PlaceboRow, ...] = ()
+    regimes: Regimes | None = None
+    alpha: float | None = None
+    look: Mapping[str, Any] | None = None
 
 
 def accept(
@@ -92,6 +74,8 @@ def accept(
     seed: int,
     has_quotes: bool,
     has_trades: bool,
+    alpha: float | None = None,
+    look: Mapping[str, Any] | None = None,
 ) -> HoldoutResult:
     """Judge a fixed parameter set on the holdout.
 
@@ -104,9 +88,13 @@ def accept(
     priors : horizon -> share of hits on the search part
         The constant a calibrated probability has to beat.
     selected : mapping
-        What the search says of its choice: `p`, `n_events`, `n_settings`, `n_shifts` (see tuning_report.json).
+        What the search says of its choice: `p`, `n_events`, `n_settings`, `n_shifts`, `edge_kept` (tuning_report.json).
     has_quotes, has_trades : bool
         Whether the recordings could show order-flow imbalance and volume delta at all.
+    alpha : float, in (0, 1), optional
+        The level this look at the holdout is judged at, in place of acceptance.alpha.
+    look : mapping, optional
+        `number`, `n_earlier_looks`, `n_searched_before`, `simulated`: kept and printed, weighed nowhere else.
 
     Returns
     -------
@@ -115,111 +103,97 @@ def accept(
     Notes
     -----
     Main null: the event train shifted circularly in time against the returns (SPEC 5); the naive binomial and Spearman
-    p stand beside it and decide nothing. Families: the two horizons of the rank correlation, and for each source its
-    buckets at both horizons; Holm within each.
+    p and the HAC p stand beside it and decide nothing. Families: the two horizons of the rank correlation, and for each
+    source its buckets at both horizons; Holm within each. A smaller alpha takes more shifts, or no p could reach it.
     """
     gate = config.acceptance
+    level = gate.alpha if alpha is None else alpha
+    n_shifts = _n_shifts(config, level)
     horizons = tuple(config.search.horizons_bars)
     sessions = SessionClock(config.sessions.timezone, config.sessions.day_start, config.sessions.day_end)
     found = [find_events(params, sessions, part) for part in parts]
+    features = [f[1] for f in found]
     outcomes = evaluate(
         [f[0] for f in found],
-        [f[1] for f in found],
+        features,
         horizons,
         cut.bar_ms,
         config.search.cost_bps,
         after_ms=cut.holdout_start_ms,
     )
     hours = sum(cut.hours(part.bars, holdout=True) for part in parts)
+    pace = Pace(_recorded_hours(features, cut), 1 - config.search.search_share)
     min_shift = min_shift_bars(config, params)
     block_ms = min_shift * cut.bar_ms
 
     rows = tuple(
-        _horizon_row(
+        horizon_row(
             outcomes,
             h,
             calibration,
             priors,
             config,
             min_shift=min_shift,
+            n_shifts=n_shifts,
             block_ms=block_ms,
+            bar_ms=cut.bar_ms,
             seed=seed,
         )
         for h in range(len(horizons))
     )
-    buckets = _bucket_rows(outcomes, config, min_shift=min_shift, seed=seed)
+    buckets = bucket_rows(outcomes, config, pace, min_shift=min_shift, n_shifts=n_shifts, seed=seed, alpha=level)
+    shuffled = placebo(
+        parts,
+        features,
+        outcomes,
+        params,
+        sessions,
+        cut,
+        config,
+        min_shift=min_shift,
+        n_shifts=n_shifts,
+        seed=seed,
+    )
     n = len(outcomes.events)
     per_hour = n / hours if hours > 0 else None
     median = float(np.median(outcomes.events["score"])) if n else None
-    production = cut.bar_ms == gate.production_bar_ms
-
     criteria = [
-        measures.judge_selection(
-            selected["p"],
-            selected["n_events"],
-            n_trials=selected["n_settings"],
-            n_shifts=selected["n_shifts"],
-            min_accuracy=gate.min_accuracy,
-            alpha=gate.alpha,
-        )
-    ]
-    criteria.extend(
-        measures.judge_accuracy(
-            row.accuracy,
-            row.p,
-            row.p_naive,
-            row.accuracy_interval,
-            horizon=row.horizon_bars,
-            min_accuracy=gate.min_accuracy,
-            alpha=gate.alpha,
-            min_events=gate.min_events,
-        )
-        for row in rows
-    )
-    criteria.extend(
-        measures.Criterion.not_run(
-            f"accuracy_{horizon}",
-            f"Accuracy after {horizon} bars",
-            threshold=gate.min_accuracy,
-            detail=f"{horizon} bars are not among search.horizons_bars, so the guide's criterion was not looked at.",
-        )
-        for horizon in GUIDE_HORIZONS_BARS
-        if horizon not in horizons
-    )
-    criteria.append(
-        measures.judge_monotonicity(
-            {r.horizon_bars: r.rho for r in rows},
-            {r.horizon_bars: r.rho_p for r in rows},
-            {r.horizon_bars: r.rho_interval for r in rows},
-            {r.horizon_bars: r.rho_p_naive for r in rows},
-            n=min((r.accuracy.n_events - r.accuracy.n_unlabelled for r in rows), default=0),
-            alpha=gate.alpha,
-            min_events=gate.min_events,
-        )
-    )
-    for channel, present in ((OFI, has_quotes), (CVD, has_trades)):
-        criteria.append(
-            measures.judge_bucket_family(
-                CHANNELS[channel],
-                [
-                    (b.bucket, b.horizon_bars, b.accuracy, b.p_corrected)
-                    for b in buckets
-                    if b.source == CHANNELS[channel]
-                ],
-                present=present,
+        _selection(selected, cut, config, gate.alpha),  # a look at the holdout costs nothing here
+        judge_plateau(selected["edge_kept"], has_choice=selected["n_events"] is not None),
+        *(priced(c, pace) for c in _edge(rows, calibration, config, level)),
+        *_sources(buckets, config, level, pace, present={OFI: has_quotes, CVD: has_trades}),
+        priced(
+            judge_placebo(
+                min(r.accuracy.n_judged for r in rows),
+                [(r.horizon_bars, r.accuracy, r.p) for r in shuffled],
+                n_shuffles=N_SHUFFLES,
                 min_accuracy=gate.min_accuracy,
-                alpha=gate.alpha,
-                min_events=config.search.min_bucket_events,
-            )
-        )
-    criteria.append(
+                alpha=level,
+                min_events=gate.min_events,
+            ),
+            pace,
+        ),
         measures.judge_rate(
-            per_hour, (gate.events_per_hour[0], gate.events_per_hour[1]), production=production, hours=hours
-        )
+            per_hour, gate.events_per_hour, production=cut.bar_ms == gate.production_bar_ms, hours=hours
+        ),
+        priced(measures.judge_median_score(median, gate.min_median_score, n, gate.min_events), pace),
+        *_not_run(config),
+    ]
+    return HoldoutResult(
+        measures.Verdict.of(criteria),
+        rows,
+        buckets,
+        outcomes,
+        hours,
+        per_hour,
+        median,
+        min_shift,
+        ablation(features, outcomes, params, cut, config, block_ms=block_ms, seed=seed),
+        shuffled,
+        regimes(outcomes, features, cut),
+        level,
+        look,
     )
-    criteria.append(measures.judge_median_score(median, gate.min_median_score, n, gate.min_events))
-    criteria.extend(_not_run(config))
-    return HoldoutResult(measures.Verdict.of(criteria), rows, buckets, outcomes, hours, per_hour, median, min_shift)
 
 
 def min_shift_bars(config: Config, params: DetectorParams) -> int:
@@ -228,118 +202,102 @@ def min_shift_bars(config: Config, params: DetectorParams) -> int:
     return config.acceptance.min_shift_bars or 2 * (max(config.search.horizons_bars) + 2 * longest)
 
 
-def _horizon_row(
-    outcomes: Outcomes,
-    h: int,
-    calibration: CalibrationMap,
-    priors: Mapping[int, float],
-    config: Config,
-    *,
-    min_shift: int,
-    block_ms: int,
-    seed: int,
-) -> HorizonRow:
+def _n_shifts(config: Config, alpha: float) -> int:
+    """Return the shifts of the null: as many more as alpha is smaller than the configured one, up to MAX_SHIFTS."""
     gate = config.acceptance
-    horizon = outcomes.horizons[h]
-    hit = outcomes.hits[:, h]
-    accuracy = measures.accuracy(hit)
-    judged = hit >= 0
-    labelled = ~np.isnan(outcomes.returns[:, h])
-    signed = outcomes.signed_returns(h)
-    ts = outcomes.events["ts_ms"]
-    score = outcomes.events["score"]
-    nulls = measures.circular_shift_null(
-        outcomes.panels[h], min_shift=min_shift, n_shifts=gate.n_shifts, seed=seed, cost_bps=config.search.cost_bps
+    return max(gate.n_shifts, min(math.ceil(gate.n_shifts * gate.alpha / alpha), MAX_SHIFTS))
+
+
+def _recorded_hours(features: Sequence[Records], cut: Cut) -> float:
+    """Return the hours of the holdout in which any symbol has a price: symbols side by side count once."""
+    times = [f["ts_ms"][(f["ts_ms"] > cut.holdout_start_ms) & np.isfinite(f["px"])] for f in features]
+    return len(np.unique(np.concatenate(times))) * cut.bar_ms / 3_600_000
+
+
+def _selection(selected: Mapping[str, Any], cut: Cut, config: Config, alpha: float) -> measures.Criterion:
+    """Judge the choice; its events come from the search part, and so does their pace."""
+    pace = Pace((cut.search_end_ms - cut.start_ms) / 3_600_000, config.search.search_share, "search part")
+    criterion = measures.judge_selection(
+        selected["p"],
+        selected["n_events"],
+        n_trials=selected["n_settings"],
+        n_shifts=selected["n_shifts"],
+        min_accuracy=config.acceptance.min_accuracy,
+        alpha=alpha,
     )
+    return priced(criterion, pace)
 
-    def interval(statistic: Any, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[float, float] | None:
-        if mask.sum() < 2:
-            return None
-        found = measures.block_bootstrap_interval(
-            statistic, ts[mask], block_ms, n_bootstrap=gate.n_bootstrap, seed=seed
-        )
-        return (found.low, found.high) if math.isfinite(found.low) and math.isfinite(found.high) else None
 
-    is_hit = (hit[judged] == 1).astype(np.float64)
-    score_in, signed_in = score[labelled], signed[labelled]
-    n_in = int(labelled.sum())
-    deciles: tuple[dict[str, Any], ...] = ()
-    if judged.sum() >= config.calibration.n_bins:
-        deciles = tuple(
-            map(
-                dict,
-                measures.decile_table(
-                    score[judged], signed[judged], is_hit.astype(np.int64), config.calibration.n_bins
-                ),
-            )
+def _edge(
+    rows: Sequence[HorizonRow], calibration: CalibrationMap, config: Config, alpha: float
+) -> list[measures.Criterion]:
+    """Judge accuracy at each horizon, rank correlation, and the calibrated probability."""
+    gate = config.acceptance
+    joint = measures.joint_p([r.rho for r in rows], [np.array(r.null_rho) for r in rows])
+    criteria = [
+        measures.judge_accuracy(
+            row.accuracy,
+            row.p,
+            row.p_naive,
+            row.accuracy_interval,
+            horizon=row.horizon_bars,
+            min_accuracy=gate.min_accuracy,
+            alpha=alpha,
+            min_events=gate.min_events,
         )
-    if horizon in calibration.curves and judged.any():
-        held_out = quality(
-            calibration.prob(score[judged], horizon),
-            is_hit.astype(np.int64),
-            priors[horizon],
-            ts[judged],
-            n_bins=config.calibration.n_bins,
-            block_ms=block_ms,
-            n_bootstrap=gate.n_bootstrap,
-            seed=seed,
+        for row in rows
+    ]
+    criteria.extend(
+        measures.Criterion.not_run(
+            f"accuracy_{horizon}",
+            f"Accuracy after {horizon} bars",
+            threshold=gate.min_accuracy,
+            detail=f"{horizon} bars are not among search.horizons_bars, so the guide's criterion was not looked at.",
         )
-    else:
-        held_out = Quality(int(judged.sum()), None, None, None, None, ())
-    return HorizonRow(
-        horizon,
-        accuracy,
-        interval(lambda i: float(is_hit[i].mean()), judged),
-        nulls.accuracy.p,
-        measures.binomial_p(accuracy.n_hits, accuracy.n_hits + accuracy.n_misses) if judged.any() else None,
-        nulls.spearman.observed,
-        interval(lambda i: measures.spearman(score_in[i], signed_in[i]), labelled),
-        nulls.spearman.p,
-        measures.spearman_naive_p(score_in, signed_in) if n_in >= 3 else None,
-        float(signed_in.mean()) if n_in else None,
-        interval(lambda i: float(signed_in[i].mean()), labelled),
-        nulls.n_shifts,
-        deciles,
-        held_out,
-        tuple(nulls.accuracy.null.tolist()),
+        for horizon in GUIDE_HORIZONS_BARS
+        if horizon not in config.search.horizons_bars
     )
+    criteria.append(
+        measures.judge_monotonicity(
+            {r.horizon_bars: r.rho for r in rows},
+            {r.horizon_bars: r.rho_p for r in rows},
+            dict(zip([r.horizon_bars for r in rows], joint, strict=True)),
+            {r.horizon_bars: r.rho_interval for r in rows},
+            {r.horizon_bars: r.rho_p_naive for r in rows},
+            n=min((r.accuracy.n_events - r.accuracy.n_unlabelled for r in rows), default=0),
+            alpha=alpha,
+            min_events=gate.min_events,
+        )
+    )
+    criteria.append(
+        judge_calibration(
+            [gate_row(r.horizon_bars, r.calibration, calibration.curves.get(r.horizon_bars)) for r in rows],
+            min_events=gate.min_events,
+        )
+    )
+    return criteria
 
 
-def _bucket_rows(outcomes: Outcomes, config: Config, *, min_shift: int, seed: int) -> tuple[BucketRow, ...]:
-    """Test every bucket with enough events at every horizon; Holm within each source's family."""
-    number = bucket_of(outcomes.events)
-    found: list[tuple[int, int, measures.Accuracy, float]] = []
-    for bucket in range(12):
-        part = outcomes.select(number == bucket)
-        for h in range(len(outcomes.horizons)):
-            accuracy = measures.accuracy(part.hits[:, h])
-            p = math.nan
-            if accuracy.n_hits + accuracy.n_misses >= config.search.min_bucket_events:
-                nulls = measures.circular_shift_null(
-                    part.panels[h],
-                    min_shift=min_shift,
-                    n_shifts=config.acceptance.n_shifts,
-                    seed=seed,
-                    cost_bps=config.search.cost_bps,
-                )
-                p = math.nan if nulls.accuracy.p is None else nulls.accuracy.p
-            found.append((bucket, h, accuracy, p))
-    rows = []
-    for channel in range(3):
-        family = [f for f in found if f[0] % 3 == channel]
-        corrected = measures.holm(np.array([f[3] for f in family]))
-        for (bucket, h, accuracy, p), adjusted in zip(family, corrected, strict=True):
-            rows.append(
-                BucketRow(
-                    bucket_name(bucket),
-                    CHANNELS[channel],
-                    outcomes.horizons[h],
-                    accuracy,
-                    None if math.isnan(p) else p,
-                    None if math.isnan(adjusted) else float(adjusted),
-                )
-            )
-    return tuple(rows)
+def _sources(
+    buckets: Sequence[BucketRow], config: Config, alpha: float, pace: Pace, present: Mapping[int, bool]
+) -> list[measures.Criterion]:
+    """Judge each source's family of buckets; what it lacks is counted in its fullest bucket, at that bucket's rate."""
+    criteria = []
+    for channel, is_present in present.items():
+        own = [b for b in buckets if b.source == CHANNELS[channel]]
+        criterion = measures.judge_bucket_family(
+            CHANNELS[channel],
+            [(b.bucket, b.horizon_bars, b.accuracy, b.p_corrected) for b in own],
+            present=is_present,
+            min_accuracy=config.acceptance.min_accuracy,
+            alpha=alpha,
+            min_events=config.search.min_bucket_events,
+        )
+        fullest = max(own, key=lambda b: b.accuracy.n_judged)
+        if is_present:
+            criterion = priced(criterion, pace, fullest.accuracy.n_judged, f"in {fullest.bucket}, all symbols together")
+        criteria.append(criterion)
+    return criteria
 
 
 def _not_run(config: Config) -> list[measures.Criterion]:

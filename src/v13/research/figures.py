@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from v13 import measures
+from v13.detector import CalibrationMap
 from v13.research.acceptance import HoldoutResult
 from v13.research.calibration import HorizonFit
 from v13.research.run import Run
@@ -89,9 +90,9 @@ def grid_figure(run: Run, result: SearchResult) -> Figure:
         keys.append("")
         values.append([""])
     surface = np.full([len(v) for v in values], np.nan)
-    for setting in result.settings:
-        coords = tuple(setting.coords) + (0,) * (len(keys) - len(setting.coords))
-        surface[coords] = result.choice.objective[setting.number]
+    coords = result.settings.coords
+    at_all = np.pad(coords, ((0, 0), (0, len(keys) - coords.shape[1])))
+    surface[tuple(at_all.T)] = result.choice.objective
     chosen = result.chosen
     rest = tuple(chosen.coords[3:]) if chosen is not None else (0,) * (len(keys) - 3)
     figure = _figure(3.1 * len(values[0]) + 1.2, 3.6, run.simulated)
@@ -139,7 +140,9 @@ def grid_figure(run: Run, result: SearchResult) -> Figure:
 
 
 def deciles_figure(fit: HorizonFit, simulated: bool) -> Figure:
-    """Draw one horizon: hit share by score decile with its band and the fitted curve, mean return, reliability."""
+    """Draw one horizon: hit share by score decile with its band, the shipped curve with its Venn-Abers band, mean
+    return, reliability.
+    """
     figure = _figure(12, 3.9, simulated)
     left, middle, right = figure.subplots(1, 3)
     figure.suptitle(f"Score and outcome, {fit.horizon_bars} bars ahead (search part, n = {fit.n:,})", x=0.01, ha="left")
@@ -153,9 +156,18 @@ def deciles_figure(fit: HorizonFit, simulated: bool) -> Figure:
     left.plot(score, share, "o-", color=BLUE, ms=4, lw=1.2, label="share of hits by decile")
     if fit.curve is not None:
         inside = np.linspace(score.min(), score.max(), 300)
-        left.plot(
-            inside, np.interp(inside, fit.curve.score, fit.curve.prob), color=ORANGE, lw=1.8, label=f"{fit.method} fit"
-        )
+        shipped = CalibrationMap({fit.horizon_bars: fit.curve})
+        low, high = shipped.interval(inside, fit.horizon_bars)
+        prob = shipped.prob(inside, fit.horizon_bars)
+        left.fill_between(inside, low, high, color=ORANGE, alpha=0.3, lw=0, label="Venn-Abers p_low to p_high")
+        left.plot(inside, prob, color=ORANGE, lw=1.8, label=f"shipped: {fit.method}")
+        if fit.curve.is_constant:
+            right.vlines(prob[0], low[0], high[0], color=ORANGE, lw=2)
+            right.plot(prob[0], prob[0], "D", color=ORANGE, ms=6, label="shipped: constant")
+        else:
+            said, first = np.unique(prob, return_index=True)
+            least, most = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
+            right.fill_between(said, least, most, color=ORANGE, alpha=0.3, lw=0, label="p_low to p_high, widest")
     left.axhline(0.5, color=MUTED, lw=0.8, ls=":")
     left.set(xlabel="score", ylabel="share of hits")
     left.legend(fontsize=8)
@@ -179,7 +191,7 @@ def deciles_figure(fit: HorizonFit, simulated: bool) -> Figure:
             color=PURPLE,
             ms=4,
             lw=1,
-            label="out of fold, 95 %",
+            label="out of fold, 95 %" + (" (refused)" if fit.method == "constant" else ""),
         )
         span = (min(said.min(), was.min()) - 0.03, max(said.max(), was.max()) + 0.03)
         right.plot(span, span, color=MUTED, lw=0.8, ls="--", label="perfect")

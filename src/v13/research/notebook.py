@@ -35,7 +35,13 @@ __all__ = [
     "start",
 ]
 
-NOTEBOOKS: Final = ("01_data_quality", "02_grid_search", "03_score_calibration", "04_acceptance")
+NOTEBOOKS: Final = (
+    "01_data_quality",
+    "02_grid_search",
+    "03_score_calibration",
+    "04_acceptance",
+    "05_noise_certificate",
+)
 DEMO: Final = "demo"  # as `data`: the embedded simulated market
 
 # The one list of papermill parameters, the same in every notebook: name, accepted types.

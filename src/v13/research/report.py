@@ -12,18 +12,31 @@ import jinja2
 from nbconvert import HTMLExporter
 from traitlets.config import Config as Traits
 
+from v13.measures.pace import duration
+from v13.measures.spending import alpha_of
 from v13.research.notebook import strip_noise
-from v13.research.tables import moment
+from v13.research.reading import moment
 
-__all__ = ["TITLES", "attention", "index_page", "junit", "markdown", "notebook_page", "summary_sentence"]
+__all__ = [
+    "TITLES",
+    "attention",
+    "index_page",
+    "junit",
+    "look_sentence",
+    "markdown",
+    "notebook_page",
+    "summary_sentence",
+]
 
 TITLES: Final = {
     "01_data_quality": "1. Data quality",
     "02_grid_search": "2. Grid search",
     "03_score_calibration": "3. Score calibration",
     "04_acceptance": "4. Acceptance",
+    "05_noise_certificate": "5. Noise certificate",
 }
 _NOT_JUDGED: Final = ("NOT RUN", "NOT APPLICABLE")
+MIN_PERIODS: Final = 3  # of two periods one always carries half
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -67,6 +80,10 @@ def attention(
             f"The record is too short: {span:,} bars, of which the search part takes its share and the purge gap "
             f"{cut['purge_bars']:,}, so that nothing is left to judge on.",
         )
+    look = acceptance["look"]
+    if look is not None and look["number"] > 1:
+        lines.append(look_sentence(look, acceptance["alpha"]))
+    lines += _regime_lines(acceptance["regimes"])
     if search["chosen"] is None:
         lines.append(f"No setting was chosen ({search['reason']}); the configured parameters were judged instead.")
     folds = [f for f in search["walk_forward"] if f["setting"] is not None and sum(f["n"])]
@@ -93,6 +110,13 @@ def attention(
             lines.append(
                 f"At {row['horizon_bars']} bars {row['accuracy']['n_ties']} event(s) ended on an unchanged price; "
                 "they count neither way."
+            )
+    for row in acceptance["ablation"]:
+        ends = row["difference_interval"]
+        if ends is not None and ends[1] < 0:
+            lines.append(
+                f"At {row['horizon_bars']} bars fusion is less often right than {row['better']} alone: by "
+                f"{-row['difference']:.3f} ({-ends[1]:.3f} to {-ends[0]:.3f})."
             )
     recordings = quality["recordings"]
     for stream, channel in (("quotes", "OFI"), ("trades", "CVD")):
@@ -133,6 +157,7 @@ def index_page(name: str, signoff: dict[str, Any], figure: bytes, notebooks: Seq
         number=_number,
         pair=lambda ends, unit: "" if ends is None else f"{_number(ends[0], unit)} to {_number(ends[1], unit)}",
         needed=_needed,
+        look=look_sentence(signoff["look"], signoff["alpha"]) if signoff.get("look") else "",
         small=lambda p: "" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}"),
         moment=moment,
     )
@@ -212,10 +237,57 @@ def markdown(name: str, signoff: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def look_sentence(look: dict[str, Any], alpha: float) -> str:
+    """Return which look at the holdout this was and what it was judged at.
+
+    Parameters
+    ----------
+    look : mapping
+        `number`, `n_earlier_looks`, `n_searched_before`, `simulated`, see `store.Look`.
+    alpha : float, in (0, 1)
+        The level of this look.
+    """
+    number = look["number"]
+    if number == 1:
+        return f"Look number 1 at this holdout: judged at alpha {alpha:g}."
+    looks, searches = look["n_earlier_looks"], look["n_searched_before"]
+    before = f"{looks} earlier look{'s' * (looks != 1)}, {searches} search{'es' * (searches != 1)} over its bars"
+    said = f"Look number {number} at this holdout ({before}): judged at alpha {alpha:g}"
+    if look["simulated"]:
+        return f"{said}, as looking at simulated data costs nothing."
+    return f"{said} instead of {alpha / alpha_of(1.0, number):g}."
+
+
+def _regime_lines(regimes: dict[str, Any] | None) -> list[str]:
+    """Return a warning where one period carries more than half of the edge, and where there are too few to see."""
+    if regimes is None or not regimes["n_periods"]:
+        return []
+    unit, n = regimes["unit"], regimes["n_periods"]
+    few = f"The holdout spans {n} {unit}{'s' * (n != 1)}: too few to see whether the edge lasts."
+    lines = [few] if n < MIN_PERIODS else []
+    for row in regimes["rows"] if n > 1 else []:
+        if row["share"] is not None and row["share"] > 0.5:
+            misses = row["n"] - row["hits"]
+            lines.append(
+                f"One {unit}, {row['period']}, carries {100 * row['share']:.0f} % of the edge after "
+                f"{row['horizon_bars']} bars: {row['hits']} hits and {misses} misses, {row['edge']} of "
+                f"{round(row['edge'] / row['share'])} hits more than misses."
+            )
+    return lines
+
+
 def _shortfall(c: dict[str, Any]) -> str:
     """Return a criterion that is not met in a few words; the table has the rest."""
-    if c["status"] == "INSUFFICIENT" and c["n"] is not None and c["needed"] and c["n"] < c["needed"]:
-        return f"{c['title']}: INSUFFICIENT, {c['n']:,} events; a fair chance to pass takes {c['needed']:,}."
+    if c["status"] == "INSUFFICIENT" and c["missing"]:
+        wait = (
+            "at the present rate (no event) never"
+            if c["wait_hours"] is None
+            else f"about {duration(c['wait_hours'])} of recording at the present rate"
+        )
+        return (
+            f"{c['title']}: INSUFFICIENT, {c['needed'] - c['missing']:,} events; a fair chance to pass takes "
+            f"{c['missing']:,} more, {wait}."
+        )
     return f"{c['title']}: {c['status']}. {c['detail']}"
 
 
@@ -235,5 +307,5 @@ def _needed(c: dict[str, Any]) -> str:
     if c["key"].startswith(("accuracy", "bucket")):
         word = "at least"
     else:
-        word = "below" if c["status"] == "NOT RUN" else "above"
+        word = "below" if c["status"] == "NOT RUN" or c["key"] == "placebo" else "above"
     return f"{word} {limit:g} {c['unit']}".rstrip()

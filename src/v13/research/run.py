@@ -22,7 +22,8 @@ from v13.config import Config
 from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
 from v13.errors import ConfigError
 from v13.research.cut import Cut, Records, make_cut
-from v13.research.trials import SymbolPart, expand_grid
+from v13.research.settings import expand_grid
+from v13.research.trials import SymbolPart
 
 __all__ = ["Run", "detector_params", "make_run", "open_run", "read_policy"]
 
@@ -199,8 +200,8 @@ def purge_bars(config: Config, params: DetectorParams) -> int:
         The configured gap is shorter than what the detector and the labels can reach across.
     """
     settings = expand_grid(params, config.search.grid)
-    longest_swing = max(s.params.decision.swing_L for s in settings)
-    memory = max(s.params.features.memory_bars for s in settings)
+    longest_swing = settings.longest_swing()
+    memory = max(f.memory_bars for f in settings.features())
     needed = longest_swing + max(config.search.horizons_bars) + memory
     configured = config.search.purge_bars
     if configured is None:

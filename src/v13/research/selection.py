@@ -1,4 +1,4 @@
-"""Selection: the plateau of the grid, walk-forward check of the rule, and bucket overrides that earn their place.
+"""Selection: the plateau of the grid, and the walk-forward check of the rule.
 
 All of it works on counts of hits and misses per (setting, time block, bucket, horizon) on the search part. Nothing here
 decides whether the detector works: that is acceptance, on data this module never sees.
@@ -6,29 +6,21 @@ decides whether the detector works: that is acceptance, on data this module neve
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from v13 import measures
-from v13.detector import BucketOverride, FeatureParams
-from v13.detector.dtypes import CHANNELS, N_BUCKETS
-from v13.detector.params import LIQUIDITIES, SESSIONS
-from v13.research.trials import Outcomes, Setting, bucket_of
+from v13.research.settings import Settings
 
 __all__ = [
     "Choice",
     "Counts",
     "FoldResult",
-    "OverrideTest",
     "choose",
-    "count",
-    "judge_overrides",
-    "overrides_of",
     "walk_forward",
 ]
 
@@ -36,6 +28,7 @@ F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
 CONFIDENCE = 0.90  # one-sided Wilson bound: what a setting shows at the least
+Z_BOUND = float(norm.ppf(CONFIDENCE))
 
 
 @dataclass(frozen=True)
@@ -68,13 +61,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen setting, or None with the reason; plateau and objective of all settings (NaN: not eligible)."""
+    """The chosen setting, or None with the reason; plateau and objective of all settings (NaN: not eligible).
+
+    edge_kept : the median neighbour's edge (accuracy above one half, mean over horizons) as a share of the chosen
+        one's; None without neighbours or without an edge.
+    """
 
     setting: int | None
     reason: str
     objective: F8
     plateau: F8
     eligible: NDArray[np.bool_]
+    edge_kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,57 +85,8 @@ class FoldResult:
     hits: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class OverrideTest:
-    """One bucket's own setting against the global one, both chosen and judged walk-forward."""
-
-    bucket: int
-    setting: int | None
-    accuracy_own: float | None
-    accuracy_global: float | None
-    n_own: int
-    n_global: int
-    p: float
-    p_corrected: float
-    exported: bool
-    reason: str
-
-
-def count(
-    outcomes: Sequence[Outcomes], times: Sequence[I8], start_ms: int, end_ms: int, n_blocks: int, bar_ms: int
-) -> Counts:
-    """Count hits and misses of every setting over equal time blocks of the search part.
-
-    Parameters
-    ----------
-    times : one (n,) int64 a symbol
-        Close times of the bars that have a price.
-    """
-    horizons = outcomes[0].horizons
-    shape = (len(outcomes), n_blocks, N_BUCKETS, len(horizons))
-    n, hits = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    n_all, hits_all = np.zeros((shape[0], *shape[2:]), np.int64), np.zeros((shape[0], *shape[2:]), np.int64)
-    n_events = np.zeros(shape[:2], np.int64)
-    edges = start_ms + (end_ms - start_ms) * np.arange(n_blocks + 1) // n_blocks
-    reach_ms = max(horizons) * bar_ms
-    for s, outcome in enumerate(outcomes):
-        events = outcome.events
-        bucket = bucket_of(events)
-        block = np.clip(np.searchsorted(edges, events["ts_ms"], side="left") - 1, 0, n_blocks - 1)
-        inside = events["ts_ms"] + reach_ms <= edges[block + 1]
-        n_events[s] = np.bincount(block, minlength=n_blocks)
-        for h in range(len(horizons)):
-            judged = outcome.hits[:, h] >= 0
-            for total, mask in ((n_all[s, :, h], judged), (hits_all[s, :, h], outcome.hits[:, h] == 1)):
-                np.add.at(total, bucket[mask], 1)
-            for table, mask in ((n, judged & inside), (hits, (outcome.hits[:, h] == 1) & inside)):
-                np.add.at(table[s, :, :, h], (block[mask], bucket[mask]), 1)
-    recorded = sum((np.histogram(ts, bins=edges + 1)[0] for ts in times), np.zeros(n_blocks, np.int64))
-    return Counts(n, hits, n_all, hits_all, n_events, recorded * bar_ms / 3_600_000)
-
-
 def choose(
-    settings: Sequence[Setting],
+    settings: Settings,
     n: I8,
     hits: I8,
     min_events: float,
@@ -163,28 +112,31 @@ def choose(
     along the real-valued axes, diagonals included, and share the whole-number ones: a threshold moved a little sees
     nearly the same events, another `swing_L` or `window` sees other swings.
     """
-    objective = np.array([_objective(n[s], hits[s]) for s in range(len(settings))])
+    objective = _objective(n, hits)
     eligible = n.min(axis=1) >= min_events
     if rate is not None and band is not None:
         eligible &= (rate >= band[0]) & (rate <= band[1])
-    coords = np.array([s.coords for s in settings]).reshape(len(settings), -1)
-    real = np.array([any(isinstance(s.values[key], float) for s in settings) for key in settings[0].values], bool)
-    plateau = np.full(len(settings), np.nan)
-    for s in np.flatnonzero(eligible):
-        steps = np.abs(coords - coords[s])
-        near = (steps[:, real].max(axis=1, initial=0) == 1) & (steps[:, ~real].max(axis=1, initial=0) == 0)
-        plateau[s] = min(objective[s], np.median(objective[near])) if near.any() else objective[s]
+    near = _median_of_neighbours(settings, objective)
+    plateau = np.where(np.isnan(near), objective, np.minimum(objective, near))
+    plateau[~eligible] = np.nan
     if not eligible.any():
         why = f"no setting has {min_events:.0f} labelled events"
         if band is not None:
             why += f" and {band[0]:g}-{band[1]:g} events an hour"
         return Choice(None, why, objective, plateau, eligible)
-    order = sorted(np.flatnonzero(eligible), key=lambda s: (-plateau[s], -objective[s], s))
-    return Choice(int(order[0]), "highest plateau", objective, plateau, eligible)
+    best = np.flatnonzero(eligible)
+    best = best[plateau[best] == plateau[best].max()]
+    best = best[objective[best] == objective[best].max()]
+    chosen = int(best[0])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        edge = np.where(n.min(axis=1) > 0, (hits / n).mean(axis=1) - 0.5, np.nan)
+    around = float(_median_of_neighbours(settings, edge)[chosen])
+    kept = around / edge[chosen] if edge[chosen] > 0 and not math.isnan(around) else None
+    return Choice(chosen, "highest plateau", objective, plateau, eligible, kept)
 
 
 def walk_forward(
-    settings: Sequence[Setting], counts: Counts, min_events: int, band: tuple[float, float] | None
+    settings: Settings, counts: Counts, min_events: int, band: tuple[float, float] | None
 ) -> list[FoldResult]:
     """Choose on blocks 0..k-1 and judge on block k, for every k: what the rule itself is worth on unseen time."""
     results = []
@@ -207,125 +159,37 @@ def walk_forward(
     return results
 
 
-def judge_overrides(
-    settings: Sequence[Setting],
-    counts: Counts,
-    folds: Sequence[FoldResult],
-    chosen: int | None,
-    min_bucket_events: int,
-    alpha: float,
-) -> list[OverrideTest]:
-    """Test for each bucket whether a setting of its own beats the global one out of sample, beyond chance.
+def _median_of_neighbours(settings: Settings, value: F8) -> F8:
+    """Return (S,) the median of `value` over each point's neighbours; NaN where it has none with a value.
 
-    In every fold the bucket's setting is chosen on the blocks before and compared on the next block with the global
-    setting of that same fold. One-sided two-proportion z-test of the pooled accuracies (mean over horizons, each event
-    counted once), Holm over the buckets tried. The two event sets overlap, which makes the test conservative.
+    Neighbours are one step away along the real-valued axes, diagonals included, and share the whole-number ones.
     """
-    n_blocks = counts.n.shape[1]
-    groups: dict[FeatureParams, list[int]] = {}  # an override sets thresholds: features are the same for all buckets
-    for s in settings:
-        groups.setdefault(s.params.features, []).append(s.number)
-
-    def own_choice(like: int, n: I8, hits: I8, least: float) -> int | None:
-        group = groups[settings[like].params.features]
-        choice = choose([settings[s] for s in group], n[group], hits[group], least)
-        return None if choice.setting is None else group[choice.setting]
-
-    rows: list[tuple[int, int | None, float, float, float, float, float, str]] = []
-    for bucket in range(N_BUCKETS):
-        own_n = own_hits = global_n = global_hits = 0.0
-        for fold in folds:
-            k = fold.fold
-            if fold.setting is None:
-                continue
-            own = own_choice(
-                fold.setting,
-                counts.n[:, :k, bucket].sum(axis=1),
-                counts.hits[:, :k, bucket].sum(axis=1),
-                min_bucket_events * k / n_blocks,
-            )
-            if own is None:
-                continue
-            own_n += counts.n[own, k, bucket].mean()
-            own_hits += counts.hits[own, k, bucket].mean()
-            global_n += counts.n[fold.setting, k, bucket].mean()
-            global_hits += counts.hits[fold.setting, k, bucket].mean()
-        final = None
-        if chosen is not None:
-            final = own_choice(chosen, counts.n_all[:, bucket], counts.hits_all[:, bucket], min_bucket_events)
-        reason = ""
-        p = math.nan
-        if chosen is None:
-            reason = "no global setting to beat"
-        elif final is None:
-            reason = f"fewer than {min_bucket_events} labelled events in every setting: stays with the global one"
-        elif min(own_n, global_n) < min_bucket_events:
-            reason = "too few events out of sample to compare: stays with the global one"
-        else:
-            p = _two_proportions(own_hits, own_n, global_hits, global_n)
-        rows.append((bucket, final, own_hits, own_n, global_hits, global_n, p, reason))
-    corrected = measures.holm(np.array([r[6] for r in rows]))
-    tests = []
-    for (bucket, setting, own_hits, own_n, global_hits, global_n, p, reason), p_corrected in zip(
-        rows, corrected, strict=True
-    ):
-        exported = bool(not math.isnan(p) and p_corrected < alpha and setting != chosen)
-        if not reason:
-            reason = (
-                f"beats the global setting out of sample ({own_hits / own_n:.3f} against {global_hits / global_n:.3f}, "
-                f"corrected p {p_corrected:.4f})"
-                if exported
-                else f"does not beat the global setting out of sample beyond chance (corrected p {p_corrected:.3f})"
-            )
-        tests.append(
-            OverrideTest(
-                bucket,
-                setting,
-                own_hits / own_n if own_n else None,
-                global_hits / global_n if global_n else None,
-                int(own_n),
-                int(global_n),
-                p,
-                float(p_corrected),
-                exported,
-                reason,
-            )
-        )
-    return tests
+    shape = [len(axis) for axis in settings.axes.values()]
+    padded = np.full([size + 2 for size in shape], np.nan)
+    inner = tuple(settings.coords.T + 1)
+    padded[inner] = value
+    steps = [(-1, 0, 1) if is_real else (0,) for is_real in settings.is_real()]
+    around = [
+        padded[tuple(at + step for at, step in zip(inner, move, strict=True))]
+        for move in itertools.product(*steps)
+        if any(move)
+    ]
+    if not around:
+        return np.full(len(settings), np.nan)
+    found = np.sort(np.array(around), axis=0)  # NaN last
+    count = (~np.isnan(found)).sum(axis=0)
+    every = np.arange(len(settings))
+    low, high = found[np.maximum(count - 1, 0) // 2, every], found[count // 2 % len(found), every]
+    middle: F8 = np.where(count == 0, np.nan, np.where(count % 2 == 1, low, 0.5 * (low + high)))
+    return middle
 
 
-def overrides_of(
-    settings: Sequence[Setting], tests: Sequence[OverrideTest], grid_keys: Sequence[str]
-) -> tuple[BucketOverride, ...]:
-    """Return the overrides that passed, each naming why it is there."""
-    found = []
-    for test in tests:
-        if not test.exported or test.setting is None:
-            continue
-        values = {k: v for k, v in settings[test.setting].values.items() if k in grid_keys}
-        when = {
-            "session": SESSIONS[test.bucket // 6],
-            "liquidity": LIQUIDITIES[test.bucket // 3 % 2],
-            "source": CHANNELS[test.bucket % 3],
-        }
-        found.append(BucketOverride(when, values, test.reason))
-    return tuple(found)
-
-
-def _objective(n: I8, hits: I8) -> float:
-    """Return the mean over horizons of the one-sided Wilson lower bound; 0 where a horizon has no events."""
-    if n.size == 0 or n.min() == 0:
-        return 0.0
-    z = norm.ppf(CONFIDENCE)
-    share = hits / n
-    centre = share + z * z / (2 * n)
-    spread = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float(np.mean((centre - spread) / (1 + z * z / n)))
-
-
-def _two_proportions(k1: float, n1: float, k2: float, n2: float) -> float:
-    pooled = (k1 + k2) / (n1 + n2)
-    variance = pooled * (1 - pooled) * (1 / n1 + 1 / n2)
-    if variance == 0:
-        return 1.0
-    return float(norm.sf((k1 / n1 - k2 / n2) / math.sqrt(variance)))
+def _objective(n: I8, hits: I8) -> F8:
+    """Return (S,) the mean over horizons of the one-sided Wilson lower bound; 0 where a horizon has no events."""
+    has = n.min(axis=1) > 0
+    size = np.maximum(n, 1)
+    share = hits / size
+    centre = share + Z_BOUND * Z_BOUND / (2 * size)
+    spread = Z_BOUND * np.sqrt(share * (1 - share) / size + Z_BOUND * Z_BOUND / (4 * size * size))
+    bound = ((centre - spread) / (1 + Z_BOUND * Z_BOUND / size)).mean(axis=1)
+    return np.where(has, bound, 0.0)

@@ -17,6 +17,7 @@ from v13 import measures, store
 from v13.config import Config
 from v13.errors import EXIT_GATE, EXIT_OK, StoreError
 from v13.research import figures, report
+from v13.research.certificate import certify, find
 from v13.research.defects import gap_list, n_bad_rows, source_rows
 from v13.research.notebook import NOTEBOOKS, execute
 from v13.research.run import Run, open_run
@@ -37,6 +38,7 @@ _RULES = {
     ),
     "search": ("horizons_bars", "min_bucket_events", "cost_bps", "search_share"),
 }
+CERTIFICATE_FILE = "noise_certificate.json"
 ARTIFACTS = (
     "best_global.yaml",
     "best_by_bucket.yaml",
@@ -78,7 +80,10 @@ def sign_off(
     env: str | None = None,
     seed: int | None = None,
     notebooks: Path | None = None,
+    full: bool = False,
+    workers: int | None = None,
     progress: bool = False,
+    count: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SignOff:
     """Run all notebooks on `data` and write the bundle.
@@ -95,6 +100,12 @@ def sign_off(
         `reports/latest` is made to point at it.
     notebooks : Path, optional
         Default: root/notebooks.
+    full : bool
+        Judge the 1,001 markets of a full noise certificate, where none is kept; about an hour.
+    workers : int, optional
+        Processes of the noise certificate.
+    count : callable, optional
+        Called with (null markets judged, in all).
 
     Raises
     ------
@@ -106,6 +117,9 @@ def sign_off(
     name = f"{'-'.join(run.recordings)[:60]}-{run.key[:8]}"
     if run.simulated:
         name = f"SIMULATED-{name}"
+    if run.config.noise.markets:
+        say(report.TITLES["05_noise_certificate"])
+        certify(run, full=full, workers=workers, progress=count)
     parameters = {
         "data": [str(Path(p).resolve()) for p in data],
         "symbol": symbol,
@@ -146,6 +160,9 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
         if part["key"] != run.key:
             raise StoreError(f"{work}: a notebook wrote for other inputs or code than this sign-off's; run it again")
     verdict = measures.Verdict.from_dict(acceptance["verdict"])
+    proof = find(run)
+    if proof is not None:
+        store.write_json(bundle / "artifacts" / CERTIFICATE_FILE, dict(proof.document))
     document: dict[str, Any] = {
         "version": 1,
         "v13_version": v13.__version__,
@@ -166,8 +183,12 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
             if search["chosen"]
             else f"Nothing was chosen ({search['reason']}): these are the configured ones.",
         },
+        "alpha": acceptance["alpha"],
+        "look": acceptance["look"],
+        "certificate": None if proof is None else {"key": proof.key, "full": proof.full, **proof.all_null},
         "attention": [],
-        "artifacts": {artifact: store.sha256_file(bundle / "artifacts" / artifact) for artifact in names},
+        "artifacts": {artifact: store.sha256_file(bundle / "artifacts" / artifact) for artifact in names}
+        | ({} if proof is None else {CERTIFICATE_FILE: store.sha256_file(bundle / "artifacts" / CERTIFICATE_FILE)}),
     }
     document["attention"] = report.attention(
         document, quality, acceptance, search, alpha=run.config.acceptance.alpha, changed=changed_rules(run.config)

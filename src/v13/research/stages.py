@@ -9,34 +9,34 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from v13 import measures, store
-from v13.detector import CalibrationMap, DetectorParams
+from v13.detector import DetectorParams
 from v13.research import figures
-from v13.research.acceptance import HoldoutResult, accept, min_shift_bars
-from v13.research.calibration import HorizonFit, fit_horizon, map_document, quality_dict
+from v13.research.acceptance import HoldoutResult
+from v13.research.calibration import quality_dict
+from v13.research.certificate import Certificate, certify, criterion
 from v13.research.defects import gap_list, n_bad_rows, quality_document
 from v13.research.notebook import StepVerdict
+from v13.research.pipeline import CalibrationResult, calibrate, judge_holdout
 from v13.research.run import Run
+from v13.research.sealing import enter_look, record_verdict
 from v13.research.search import SearchResult, read_params, search, write_search
-from v13.research.trials import Outcomes, evaluate, find_events
 
 __all__ = [
     "CALIBRATION_FILE",
     "CalibrationResult",
     "accept_run",
-    "calibrate",
+    "calibrate_run",
     "conclude_acceptance",
     "conclude_calibration",
+    "conclude_certificate",
     "conclude_quality",
     "conclude_search",
     "released_params",
-    "whole_way",
     "write_acceptance",
     "write_calibration",
     "write_quality",
@@ -44,28 +44,6 @@ __all__ = [
 
 CALIBRATION_FILE = "divergence_score_calibration.json"
 SCHEMAS = Path(__file__).parent / "schemas"
-
-
-@dataclass(frozen=True)
-class Monotonicity:
-    """Rank correlation of score and signed return on the search part, honest p and naive p side by side."""
-
-    horizon_bars: int
-    n: int
-    rho: float | None
-    p: float | None
-    p_naive: float | None
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """What calibration found on the search part."""
-
-    params: DetectorParams
-    outcomes: Outcomes
-    fits: list[HorizonFit]
-    monotonicity: list[Monotonicity]
-    document: dict[str, Any]
 
 
 def write_quality(run: Run) -> None:
@@ -91,48 +69,9 @@ def released_params(run: Run) -> DetectorParams:
     return params
 
 
-def calibrate(run: Run, params: DetectorParams | None = None) -> CalibrationResult:
-    """Fit the calibration of `params` (None: of the released parameters) on the search part."""
-    params = released_params(run) if params is None else params
-    config = run.config
-    parts = run.search_parts()
-    found = [find_events(params, run.sessions, part) for part in parts]
-    horizons = tuple(config.search.horizons_bars)
-    outcomes = evaluate([f[0] for f in found], [f[1] for f in found], horizons, run.cut.bar_ms, config.search.cost_bps)
-    fits = [
-        fit_horizon(
-            outcomes,
-            h,
-            n_folds=config.calibration.folds,
-            n_bins=config.calibration.n_bins,
-            isotonic_floor=config.calibration.isotonic_floor,
-            min_events=config.calibration.min_events,
-            bar_ms=run.cut.bar_ms,
-            n_bootstrap=config.acceptance.n_bootstrap,
-            seed=run.seed,
-        )
-        for h in range(len(horizons))
-    ]
-    min_shift = min_shift_bars(config, params)
-    monotonicity = []
-    for h, horizon in enumerate(horizons):
-        labelled = ~np.isnan(outcomes.returns[:, h])
-        nulls = measures.circular_shift_null(
-            outcomes.panels[h],
-            min_shift=min_shift,
-            n_shifts=config.acceptance.n_shifts,
-            seed=run.seed,
-            cost_bps=config.search.cost_bps,
-        )
-        n = int(labelled.sum())
-        naive = None
-        if n >= 3:
-            naive = measures.spearman_naive_p(outcomes.events["score"][labelled], outcomes.signed_returns(h)[labelled])
-        monotonicity.append(
-            Monotonicity(horizon, n, _finite(nulls.spearman.observed), _finite(nulls.spearman.p), _finite(naive))
-        )
-    document = map_document(fits, key=run.key, simulated=run.simulated, fingerprint=params.fingerprint())
-    return CalibrationResult(params, outcomes, fits, monotonicity, document)
+def calibrate_run(run: Run) -> CalibrationResult:
+    """Fit the calibration of the parameters the search released."""
+    return calibrate(run, released_params(run))
 
 
 def write_calibration(run: Run, result: CalibrationResult) -> None:
@@ -164,39 +103,24 @@ def write_calibration(run: Run, result: CalibrationResult) -> None:
 
 
 def accept_run(run: Run) -> HoldoutResult:
-    """Judge the released parameters and their calibration on the holdout."""
+    """Judge the released parameters and their calibration on the holdout, and this very pipeline on noise.
+
+    The look at the holdout is entered in the ledger first, and is judged at what it costs.
+    """
     params = released_params(run)
     path = run.out / CALIBRATION_FILE
     document = store.read_json(path) if path.is_file() else None
     if document is None or document.get("key") != run.key:
-        result = calibrate(run)
-        write_calibration(run, result)
-        document = result.document
+        fitted = calibrate(run, params)
+        write_calibration(run, fitted)
+        document = fitted.document
     report = store.read_json(run.out / "tuning_report.json")
-    return _judge_holdout(run, params, document, report["max_statistic"])
-
-
-def whole_way(run: Run) -> HoldoutResult:
-    """Search, calibrate and judge, with nothing read from or written to disk."""
-    found = search(run)
-    return _judge_holdout(run, found.params, calibrate(run, found.params).document, found.selected())
-
-
-def _judge_holdout(
-    run: Run, params: DetectorParams, document: dict[str, Any], selected: dict[str, Any]
-) -> HoldoutResult:
-    return accept(
-        run.holdout_parts(),
-        run.cut,
-        params,
-        CalibrationMap.from_dict(document),
-        run.config,
-        selected=selected,
-        priors={h["horizon_bars"]: h["base_rate"] for h in document["horizons"]},
-        seed=run.seed,
-        has_quotes=run.has_quotes,
-        has_trades=run.has_trades,
-    )
+    look = enter_look(run)
+    result = judge_holdout(run, params, document, report["max_statistic"], look)
+    proof = criterion(certify(run) if run.config.noise.markets else None)
+    result = replace(result, verdict=measures.Verdict.of([*result.verdict.criteria, proof]))
+    record_verdict(run, result.verdict.overall.value)
+    return result
 
 
 def write_acceptance(run: Run, result: HoldoutResult) -> None:
@@ -211,6 +135,8 @@ def acceptance_document(run: Run, result: HoldoutResult) -> dict[str, Any]:
         "key": run.key,
         "simulated": run.simulated,
         "verdict": result.verdict.to_dict(),
+        "alpha": result.alpha,
+        "look": None if result.look is None else dict(result.look),
         "holdout": {
             "hours": result.hours,
             "n_events": len(result.outcomes.events),
@@ -230,6 +156,7 @@ def acceptance_document(run: Run, result: HoldoutResult) -> dict[str, Any]:
                 "rho_interval": _pair(r.rho_interval),
                 "rho_p": _finite(r.rho_p),
                 "rho_p_naive": _finite(r.rho_p_naive),
+                "rho_p_hac": _finite(r.rho_p_hac),
                 "mean_return": _finite(r.mean_return),
                 "mean_return_interval": _pair(r.mean_return_interval),
                 "n_shifts": r.n_shifts,
@@ -246,9 +173,16 @@ def acceptance_document(run: Run, result: HoldoutResult) -> dict[str, Any]:
                 "accuracy": asdict(b.accuracy),
                 "p": b.p,
                 "p_corrected": b.p_corrected,
+                "decision": b.decision,
+                "minimum_detectable_accuracy": b.minimum_detectable,
+                "missing": b.missing,
+                "wait_hours": b.wait_hours,
             }
             for b in result.buckets
         ],
+        "ablation": [asdict(a) for a in result.ablation],
+        "placebo": [asdict(r) for r in result.placebo],
+        "regimes": None if result.regimes is None else asdict(result.regimes),
     }
 
 
@@ -306,6 +240,14 @@ def conclude_calibration(result: CalibrationResult) -> StepVerdict:
     status = "NOT FITTED" if all(b is None for b in better) else "FITTED"
     numbers = {f"beats_constant_{f.horizon_bars}": b for f, b in zip(result.fits, better, strict=True)}
     return StepVerdict("03_score_calibration", status, "; ".join(parts) + ".", numbers)
+
+
+def conclude_certificate(certificate: Certificate) -> StepVerdict:
+    """Sum the noise certificate up."""
+    proof = criterion(certificate)
+    null = certificate.all_null
+    numbers = {"n_markets": null["n_markets"], "n_passed": null["n_passed"], "upper_bound": null["high"]}
+    return StepVerdict("05_noise_certificate", proof.status.value, proof.detail, numbers)
 
 
 def conclude_acceptance(result: HoldoutResult) -> StepVerdict:

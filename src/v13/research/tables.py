@@ -7,16 +7,19 @@ from typing import Any
 import pandas as pd
 
 from v13 import measures
-from v13.detector.params import bucket_name
-from v13.research.acceptance import HoldoutResult
+from v13.measures.pace import duration
+from v13.research.acceptance import BucketRow, HoldoutResult
 from v13.research.calibration import HorizonFit
 from v13.research.defects import defect_rows
+from v13.research.overrides import NODES
+from v13.research.reading import chance, interval, limit, moment
 from v13.research.run import Run
 from v13.research.search import SearchResult
 from v13.research.stages import CalibrationResult
 
 __all__ = [
     "Table",
+    "ablation",
     "buckets",
     "calibration",
     "criteria",
@@ -27,7 +30,10 @@ __all__ = [
     "horizons",
     "monotonicity",
     "overrides",
+    "placebo",
     "recordings",
+    "regimes",
+    "snooping",
     "top_settings",
     "walk_forward",
 ]
@@ -96,14 +102,14 @@ def top_settings(result: SearchResult, n: int = 10) -> Table:
     choice = result.choice
     rate = result.counts.events_per_hour()
     order = sorted(
-        (s.number for s in result.settings),
+        range(len(result.settings)),
         key=lambda s: (not choice.eligible[s], -_or(float(choice.plateau[s]), -1.0), -choice.objective[s], s),
     )[:n]
     rows = []
     for s in order:
         totals, hits = result.counts.n_all[s].sum(axis=0), result.counts.hits_all[s].sum(axis=0)
         row: dict[str, Any] = {"setting": s, **result.settings[s].values}
-        for h, horizon in enumerate(result.outcomes[s].horizons):
+        for h, horizon in enumerate(result.horizons):
             row[f"n@{horizon}"] = int(totals[h])
             row[f"acc@{horizon}"] = _share(hits[h], totals[h])
         row |= {
@@ -123,24 +129,64 @@ def walk_forward(result: SearchResult) -> Table:
     rows = []
     for fold in result.folds:
         row: dict[str, Any] = {"fold": fold.fold, "setting": "none eligible" if fold.setting is None else fold.setting}
-        for h, horizon in enumerate(result.outcomes[0].horizons):
+        for h, horizon in enumerate(result.horizons):
             row[f"n@{horizon}"] = fold.n[h]
             row[f"acc@{horizon}"] = _share(fold.hits[h], fold.n[h])
         rows.append(row)
     return Table(rows)
 
 
+def snooping(result: SearchResult) -> Table:
+    """What the literature's tests for data snooping say of the whole grid; none of them decides."""
+    found = result.snooping
+    if found is None:
+        return Table([])
+    spa, over, deflated = found.spa, found.overfitting, found.deflated
+    rows = [
+        {
+            "test": "Hansen, superior predictive ability (SPA)",
+            "says": f"p {chance(spa.p_consistent)}" if spa.p_consistent is not None else f"no p: {spa.reason}",
+            "reads": "small: some setting beats no forecast",
+        },
+        {
+            "test": "Romano and Wolf, StepM",
+            "says": f"{len(found.superior)} of {len(result.settings)} settings",
+            "reads": f"named with a family-wise error of {found.alpha:g}",
+        },
+    ]
+    if over is not None:
+        rows.append(
+            {
+                "test": "Probability of backtest overfitting (CSCV)",
+                "says": f"{over.pbo:.1%} of {over.n_splits:,} splits",
+                "reads": "near 50 % on noise; small: the best inside stays above the median outside",
+            }
+        )
+    if deflated is not None:
+        says = "not defined" if deflated.probability is None else f"{deflated.probability:.3f}"
+        rows.append(
+            {
+                "test": "Deflated Sharpe ratio of the choice",
+                "says": says,
+                "reads": f"chance that it beats the best of {deflated.n_trials:.0f} trials without skill",
+            }
+        )
+    return Table(rows)
+
+
 def overrides(result: SearchResult) -> Table:
-    """Each bucket: whether a setting of its own was exported, and why (not)."""
+    """Each source, then each bucket: where its parameters come from, and why."""
     return Table(
         [
             {
-                "bucket": bucket_name(t.bucket),
+                "node": NODES[t.node].name,
                 "own setting": t.setting if t.setting is not None else "",
+                "compared with": t.baseline,
                 "acc own": _round(t.accuracy_own, 3),
-                "acc global": _round(t.accuracy_global, 3),
+                "acc compared": _round(t.accuracy_baseline, 3),
                 "n own": t.n_own,
-                "exported": t.exported,
+                "p corrected": chance(None if t.p_corrected != t.p_corrected else t.p_corrected),
+                "parameters from": t.gets,
                 "why": t.reason,
             }
             for t in result.override_tests
@@ -149,20 +195,22 @@ def overrides(result: SearchResult) -> Table:
 
 
 def calibration(fits: list[HorizonFit]) -> Table:
-    """Each horizon's fit and its out-of-fold quality."""
+    """What is shipped for each horizon, and the out-of-fold quality of the fit that was tried."""
     rows = []
     for f in fits:
         q = f.out_of_fold
         rows.append(
             {
                 "horizon": f.horizon_bars,
-                "method": f.method,
+                "shipped": f.method,
                 "events": f.n,
                 "Brier": _round(q.brier, 5),
                 "Brier of a constant": _round(q.brier_constant, 5),
                 "beats a constant": "" if q.brier is None or q.brier_constant is None else q.brier < q.brier_constant,
+                "gain, 95 %": interval(q.gain_interval, 5),
                 "reliability error": _round(q.error, 4),
                 "95 % interval": interval(q.error_interval, 4),
+                "why a constant": f.why or "",
             }
         )
     return Table(rows)
@@ -212,6 +260,7 @@ def held_out_calibration(result: HoldoutResult) -> Table:
                 "events": r.calibration.n,
                 "Brier": _round(r.calibration.brier, 5),
                 "Brier of a constant": _round(r.calibration.brier_constant, 5),
+                "gain, 95 %": interval(r.calibration.gain_interval, 5),
                 "reliability error": _round(r.calibration.error, 4),
                 "95 % interval": interval(r.calibration.error_interval, 4),
             }
@@ -240,6 +289,7 @@ def horizons(result: HoldoutResult) -> Table:
                 "rho": _round(r.rho, 3),
                 "rho 95 %": interval(r.rho_interval, 3),
                 "rho p (shifts)": chance(r.rho_p),
+                "rho p (HAC)": chance(r.rho_p_hac),
                 "rho p (naive)": chance(r.rho_p_naive),
                 "mean return, bp": _round(None if r.mean_return is None else 1e4 * r.mean_return, 3),
             }
@@ -248,18 +298,78 @@ def horizons(result: HoldoutResult) -> Table:
 
 
 def buckets(result: HoldoutResult) -> Table:
-    """Every bucket at every horizon, with its p before and after Holm."""
+    """Every bucket at every horizon: its p before and after Holm, what its events could show, and the decision."""
     return Table(
         [
             {
                 "bucket": b.bucket,
                 "horizon": b.horizon_bars,
-                "n": b.accuracy.n_hits + b.accuracy.n_misses,
+                "n": b.accuracy.n_judged,
                 "accuracy": _round(b.accuracy.accuracy, 3),
                 "p (shifts)": chance(b.p),
                 "p corrected": chance(b.p_corrected),
+                "least true accuracy it could show": _round(b.minimum_detectable, 3),
+                "decision": _decision(b),
             }
             for b in result.buckets
+        ]
+    )
+
+
+def ablation(result: HoldoutResult) -> Table:
+    """Each source alone through the same gates, and fusion against the better of the two."""
+    return Table(
+        [
+            {
+                "horizon": a.horizon_bars,
+                **{
+                    k: "" if c.accuracy is None else f"{c.accuracy:.3f} (n {c.n_judged:,})"
+                    for k, c in a.accuracy.items()
+                },
+                "better single source": a.better or "none with enough events",
+                "fusion minus it": _round(a.difference, 3),
+                "95 % interval": interval(a.difference_interval, 3),
+            }
+            for a in result.ablation
+        ]
+    )
+
+
+def placebo(result: HoldoutResult) -> Table:
+    """The released parameters on shuffled flow, beside the real flow."""
+    return Table(
+        [
+            {
+                "horizon": r.horizon_bars,
+                "n real": real.accuracy.n_judged,
+                "accuracy real": _round(real.accuracy.accuracy, 4),
+                "n placebo": r.accuracy.n_judged,
+                "accuracy placebo": _round(r.accuracy.accuracy, 4),
+                "p placebo (shifts)": chance(r.p),
+                "real minus placebo": _round(r.difference, 4),
+                "95 % interval": interval(r.difference_interval, 3),
+            }
+            for r, real in zip(result.placebo, result.horizons, strict=True)
+        ]
+    )
+
+
+def regimes(result: HoldoutResult) -> Table:
+    """The edge period by period; its share only where the whole edge is above 0."""
+    return Table(
+        [
+            {
+                "period (UTC)": r.period,
+                "horizon": r.horizon_bars,
+                "symbol hours": round(r.hours, 2),
+                "n": r.n,
+                "hits": r.hits,
+                "accuracy": _round(r.accuracy, 3),
+                "95 % (Wilson)": interval(r.interval, 3),
+                "edge (hits - misses)": r.edge,
+                "share of edge": "" if r.share is None else f"{100 * r.share:.0f} %",
+            }
+            for r in (result.regimes.rows if result.regimes else ())
         ]
     )
 
@@ -291,30 +401,12 @@ def defects(run: Run) -> Table:
     return Table(rows)
 
 
-def moment(ts_ms: int) -> str:
-    """Return a UTC time for the eye."""
-    return str(pd.Timestamp(ts_ms, unit="ms").strftime("%Y-%m-%d %H:%M:%S"))
-
-
-def interval(ends: tuple[float, float] | None, digits: int) -> str:
-    """Return "low to high"."""
-    return "" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
-
-
-def chance(p: float | None) -> str:
-    """Return a p-value; never one that reads as zero."""
-    if p is None:
-        return ""
-    return "< 0.0001" if p < 0.00005 else f"{p:.4f}"
-
-
-def limit(threshold: Any) -> str:
-    """Return a threshold for the eye."""
-    if threshold is None:
-        return ""
-    if isinstance(threshold, tuple):
-        return f"{threshold[0]:g} to {threshold[1]:g}"
-    return f"{threshold:g}"
+def _decision(b: BucketRow) -> str:
+    wait = "never at the present rate" if b.wait_hours is None else f"{duration(b.wait_hours)} of recording"
+    why = (
+        f"{b.missing} more event{'s' * (b.missing != 1)} ({wait})" if b.missing else "the record is too short to shift"
+    )
+    return f"{b.decision}: {why}" if b.p is None else b.decision
 
 
 def _share(hits: float, n: float) -> float | str:

@@ -1,52 +1,22 @@
-"""Trials: every setting of the grid, its events on the search part, and their outcomes.
-
-Features are computed once for each distinct set of feature parameters, candidates once for each swing_L, and the
-gates are replayed over the candidates for each setting (exactly what `Detector` does, see `detector.replay`).
-"""
+"""Outcomes: the events of one parameter set on one part of the record, and what came of them."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from v13 import measures
-from v13.detector import (
-    DecisionParams,
-    Detector,
-    DetectorParams,
-    FeatureParams,
-    SessionClock,
-    candidates,
-    compute_features,
-    divergences,
-    replay,
-)
+from v13.detector import Detector, DetectorParams, SessionClock, compute_features, divergences
 from v13.detector.dtypes import N_BUCKETS
-from v13.errors import ConfigError
 from v13.research.cut import Records
 
-__all__ = ["Outcomes", "Setting", "SymbolPart", "bucket_of", "evaluate", "expand_grid", "find_events", "run_trials"]
+__all__ = ["Outcomes", "SymbolPart", "bucket_of", "evaluate", "find_events"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
-
-_DECISION_KEYS = {f.name for f in fields(DecisionParams)}
-_FEATURE_KEYS = {f.name for f in fields(FeatureParams)}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One point of the grid; `coords` are its positions along the grid's axes."""
-
-    number: int
-    params: DetectorParams
-    coords: tuple[int, ...]
-    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,31 +66,6 @@ class Outcomes:
         return signed
 
 
-def expand_grid(base: DetectorParams, grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
-    """Return the settings of a grid over decision and feature parameters; points with z_mid > z_hi are left out.
-
-    Raises
-    ------
-    ConfigError
-        A key is not a parameter, or no valid point is left.
-    """
-    unknown = [k for k in grid if k not in _DECISION_KEYS | _FEATURE_KEYS]
-    if unknown:
-        raise ConfigError(f"search.grid: {', '.join(unknown)}: not a detector parameter")
-    settings: list[Setting] = []
-    for coords in itertools.product(*(range(len(axis)) for axis in grid.values())):
-        values = {key: axis[at] for (key, axis), at in zip(grid.items(), coords, strict=True)}
-        if values.get("z_mid", base.decision.z_mid) > values.get("z_hi", base.decision.z_hi):
-            continue
-        decision = replace(base.decision, **{k: v for k, v in values.items() if k in _DECISION_KEYS})
-        features = replace(base.features, **{k: v for k, v in values.items() if k in _FEATURE_KEYS})
-        params = DetectorParams(features, decision)
-        settings.append(Setting(len(settings), params, coords, values))
-    if not settings:
-        raise ConfigError("search.grid: no point has z_mid <= z_hi")
-    return settings
-
-
 def find_events(params: DetectorParams, sessions: SessionClock, part: SymbolPart) -> tuple[Records, Records]:
     """Return (events, feature rows) of a detector run over one part from a fresh start."""
     rows = compute_features(params, part.bars, sessions)
@@ -150,34 +95,6 @@ def evaluate(
         starts = [int(np.searchsorted(r["ts_ms"], after_ms, side="right")) for r in rows]
     kept = [e[e["bar"] >= first] for e, first in zip(events, starts, strict=True)]
     return _outcomes(kept, _label(rows, horizons, bar_ms, starts), horizons, cost_bps)
-
-
-def run_trials(
-    settings: Sequence[Setting],
-    parts: Sequence[SymbolPart],
-    sessions: SessionClock,
-    horizons: tuple[int, ...],
-    cost_bps: float,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Outcomes]:
-    """Return the outcomes of every setting, in order."""
-    results: dict[int, Outcomes] = {}
-    bar_ms = settings[0].params.features.bar_ms
-    by_features: dict[FeatureParams, list[Setting]] = {}
-    for setting in settings:
-        by_features.setdefault(setting.params.features, []).append(setting)
-    for features, group in by_features.items():
-        base = DetectorParams(features)
-        rows = [compute_features(base, part.bars, sessions) for part in parts]
-        labelled = _label(rows, horizons, bar_ms, [0] * len(rows))
-        for swing_L in sorted({s.params.decision.swing_L for s in group}):
-            scanned = [candidates(r, swing_L, bar_ms) for r in rows]
-            for setting in (s for s in group if s.params.decision.swing_L == swing_L):
-                events = [replay(c, setting.params) for c in scanned]
-                results[setting.number] = _outcomes(events, labelled, horizons, cost_bps)
-                if progress is not None:
-                    progress(len(results), len(settings))
-    return [results[s.number] for s in settings]
 
 
 def bucket_of(events: Records) -> I8:

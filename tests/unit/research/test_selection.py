@@ -1,4 +1,4 @@
-"""Selection on made-up counts: plateaus, folds, overrides."""
+"""Selection on made-up counts: plateaus and folds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from v13 import measures
 from v13.detector import DetectorParams
 from v13.errors import ConfigError
 from v13.research import selection
-from v13.research.trials import expand_grid
+from v13.research.settings import expand_grid
 
 GRID = {"swing_L": [8, 13], "z_hi": [1.2, 1.6, 2.0], "z_mid": [0.4, 0.6, 0.8]}
 SETTINGS = expand_grid(DetectorParams(), GRID)
@@ -78,6 +78,38 @@ def blocks(share: np.ndarray, n: int, n_blocks: int = 5) -> selection.Counts:
     return selection.Counts(total, hits, total.sum(axis=1), hits.sum(axis=1), n_events, np.full(n_blocks, 10.0))
 
 
+def test_neighbours_are_a_step_away_along_real_axes_and_missing_ones_do_not_count() -> None:
+    rng = np.random.default_rng(1)
+    settings = expand_grid(DetectorParams(), {"swing_L": [8, 13], "z_hi": [0.5, 0.7, 1.0], "z_mid": [0.4, 0.6, 0.8]})
+    n = rng.integers(150, 400, (len(settings), 2))
+    hits = rng.binomial(n, 0.6)
+    choice = selection.choose(settings, n, hits, 100)
+    edge = (hits / n).mean(axis=1) - 0.5
+
+    def near(s: int) -> list[int]:
+        mine = settings[s]
+        return [
+            o.number
+            for o in settings
+            if o.number != s
+            and o.coords[0] == mine.coords[0]
+            and all(abs(a - b) <= 1 for a, b in zip(o.coords[1:], mine.coords[1:], strict=True))
+        ]
+
+    for s in range(len(settings)):
+        assert choice.plateau[s] == min(choice.objective[s], np.median(choice.objective[near(s)]))
+    assert choice.setting is not None
+    assert choice.edge_kept == pytest.approx(np.median(edge[near(choice.setting)]) / edge[choice.setting])
+
+
+def test_a_lone_setting_has_no_neighbours_to_keep_its_edge() -> None:
+    settings = expand_grid(DetectorParams(), {"swing_L": [8, 13], "z_hi": [2.0]})
+    choice = selection.choose(settings, np.full((2, 2), 500), np.array([[300, 300], [280, 280]]), 100)
+    assert choice.setting == 0
+    assert choice.edge_kept is None
+    assert choice.plateau.tolist() == choice.objective.tolist()
+
+
 def test_walk_forward_judges_each_block_by_what_was_chosen_before_it() -> None:
     made = blocks(np.full((len(SETTINGS), 12), 0.5), 20)
     good, late = number(swing_L=8, z_hi=1.6, z_mid=0.6), number(swing_L=13, z_hi=1.6, z_mid=0.6)
@@ -89,29 +121,6 @@ def test_walk_forward_judges_each_block_by_what_was_chosen_before_it() -> None:
     assert [f.fold for f in folds] == [1, 2, 3, 4]
     assert {f.setting for f in folds} == {good}
     assert all(f.hits == (13 * 12, 13 * 12) and f.n == (240, 240) for f in folds)
-
-
-def test_an_override_must_beat_the_global_setting_out_of_sample_beyond_chance() -> None:
-    share = np.full((len(SETTINGS), 12), 0.55)
-    best = number(swing_L=13, z_hi=1.6, z_mid=0.6)
-    share[[s.number for s in SETTINGS if s.values["swing_L"] == 13]] = 0.58
-    share[best] = 0.60
-    special = [s.number for s in SETTINGS if s.values["swing_L"] == 8]
-    share[special, 3] = 0.75  # one bucket where the short swing is far better
-    share[special, 7] = 0.62  # one where it is a little better
-    made = blocks(share, 100)
-    folds = selection.walk_forward(SETTINGS, made, 100, None)
-    chosen = selection.choose(SETTINGS, made.n_all.sum(axis=1), made.hits_all.sum(axis=1), 100).setting
-    assert chosen == best
-    tests = selection.judge_overrides(SETTINGS, made, folds, chosen, 40, 0.05)
-    assert [t.bucket for t in tests if t.exported] == [3]
-    (override,) = selection.overrides_of(SETTINGS, tests, ("swing_L", "z_hi", "z_mid"))
-    assert dict(override.when) == {"session": "night", "liquidity": "active", "source": "OFI_ONLY"}
-    assert override.set["swing_L"] == 8
-    assert "beats the global setting out of sample" in override.why
-    thin = selection.judge_overrides(SETTINGS, blocks(share, 5), folds, chosen, 40, 0.05)
-    assert not any(t.exported for t in thin)
-    assert all("fewer than 40" in t.reason or "too few" in t.reason for t in thin)
 
 
 def test_a_grid_over_unknown_or_impossible_parameters_is_refused() -> None:
@@ -134,18 +143,3 @@ def test_a_fold_is_chosen_by_the_rate_of_its_own_past() -> None:
     assert made.events_per_hour().min() > 100
     assert selection.walk_forward(SETTINGS, made, 100, (10.0, 100.0)) == plain
     assert all(f.setting is not None for f in plain)
-
-
-def test_an_override_never_comes_from_other_features_than_the_global_setting() -> None:
-    settings = expand_grid(DetectorParams(), {"window": [100, 300], "z_hi": [1.2, 2.0]})
-    share = np.full((4, 12), 0.55)
-    best = 3
-    share[best] = 0.60
-    share[:2, 3] = 0.90  # the other window is far better in one bucket, but a bucket cannot have a window of its own
-    n = np.full((4, 5, 12, 2), 200)
-    hits = np.round(share[:, None, :, None] * n).astype(np.int64)
-    made = selection.Counts(n, hits, n.sum(axis=1), hits.sum(axis=1), np.full((4, 5), 300), np.full(5, 10.0))
-    folds = [selection.FoldResult(k, best, (2_400, 2_400), (1_440, 1_440)) for k in range(1, 5)]
-    tests = selection.judge_overrides(settings, made, folds, best, 40, 0.05)
-    assert {t.setting for t in tests} <= {2, 3}
-    assert not any(t.exported for t in tests)

@@ -1,0 +1,172 @@
+"""A grid of settings made ready to be judged: its slices, and what of each symbol they are judged from.
+
+`plan` cuts a grid into slices (one swing_L, one cooldown, one set of features); `scan_symbol` reads one symbol:
+features and the sparse candidates of every swing_L. `slices` judges the settings of a slice from the scans of all
+symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v13 import measures
+from v13.detector import FeatureParams, SessionClock, compute_features, scan
+from v13.detector.params import DetectorParams
+from v13.research.cut import Records
+from v13.research.settings import Settings
+
+__all__ = [
+    "Blocks",
+    "Slice",
+    "SymbolScan",
+    "plan",
+    "scan_symbol",
+]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+# The gates of a candidate by parameter: what of a candidate must reach it. Cooldown is not among them: it looks back.
+GATES: Final = {
+    "z_hi": "u",
+    "z_mid": "v",
+    "min_score": "score",
+    "min_vol_ok": "vol_ok",
+    "min_swing_bps": "swing_bps",
+    "min_separation": "gap_bars",
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Settings that share features, swing_L and cooldown.
+
+    least: the lowest value of every gate; axes: ascending values of the D gates that vary (z_hi where none does);
+    numbers (s,) int64, in the whole grid; coords (s, D) int32 along the axes.
+    """
+
+    features: FeatureParams
+    swing_L: int
+    cooldown_ms: int
+    least: Mapping[str, float]
+    axes: Mapping[str, tuple[float, ...]]
+    numbers: I8
+    coords: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the search part is divided in time: K blocks for walk-forward, T fine bins for statistics over the grid.
+
+    edges (K + 1,), bin_edges (T + 1,) int64, UTC epoch ms; reach_ms: how far the longest label reaches.
+    """
+
+    edges: I8
+    bin_edges: I8
+    reach_ms: int
+
+    @classmethod
+    def of(cls, start_ms: int, end_ms: int, n_blocks: int, n_bins: int, reach_ms: int) -> Blocks:
+        """Divide a span into equal parts."""
+        span = end_ms - start_ms
+        return cls(
+            start_ms + span * np.arange(n_blocks + 1) // n_blocks,
+            start_ms + span * np.arange(n_bins + 1) // n_bins,
+            reach_ms,
+        )
+
+
+@dataclass(frozen=True)
+class SymbolScan:
+    """One symbol under one set of features.
+
+    ts_ms, px, segment (n,) : times, prices and gap-free runs (`measures.segments`) of its bars; labels come of them.
+    horizons : bars; candidates: by swing_L, (k,) CANDIDATE.
+    """
+
+    ts_ms: I8
+    px: F8
+    segment: NDArray[np.int32]
+    horizons: tuple[int, ...]
+    candidates: Mapping[int, Records]
+
+    def returns_at(self, bars: NDArray[np.int32]) -> F8:
+        """Return (k, H) forward log returns of some bars."""
+        at = bars.astype(np.int64)
+        return np.column_stack([measures.returns_at(self.px, self.segment, at, h) for h in self.horizons])
+
+    def returns(self, h: int) -> F8:
+        """Return (n,) forward log returns of all bars at the h-th horizon."""
+        return measures.forward_returns(self.px, self.segment, self.horizons[h])
+
+
+def plan(settings: Settings) -> list[Slice]:
+    """Return the slices of a grid, every setting in exactly one, in order of their first setting."""
+    columns = settings.columns
+    base = settings.base.decision
+    constant = {name: np.full(len(settings), getattr(base, name)) for name in (*GATES, "swing_L", "cooldown_ms")}
+    of = {name: columns.get(name, constant[name]) for name in constant}
+    keys = np.column_stack([settings.feature_group, of["swing_L"], of["cooldown_ms"]])
+    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    slices = []
+    for g in np.argsort(first):
+        numbers = np.flatnonzero(group.ravel() == g)
+        least, axes, coords = {}, {}, []
+        for name in GATES:
+            values, at = np.unique(of[name][numbers], return_inverse=True)
+            least[name] = float(values[0])
+            if len(values) > 1:
+                axes[name] = tuple(values.tolist())
+                coords.append(at.ravel())
+        if not axes:
+            axes["z_hi"] = (least["z_hi"],)
+            coords.append(np.zeros(len(numbers), np.int64))
+        at_all = np.column_stack(coords).astype(np.int32)
+        order = np.lexsort(at_all.T[::-1])  # neighbours side by side: they share most of their events
+        slices.append(
+            Slice(
+                settings.features_of(int(numbers[0])),
+                int(of["swing_L"][numbers[0]]),
+                int(of["cooldown_ms"][numbers[0]]),
+                least,
+                axes,
+                numbers[order],
+                at_all[order],
+            )
+        )
+    return slices
+
+
+def scan_symbol(
+    bars: Records,
+    features: FeatureParams,
+    slices: Sequence[Slice],
+    sessions: SessionClock,
+    horizons: tuple[int, ...],
+    workers: int = 1,
+) -> SymbolScan:
+    """Collect the candidates of one symbol for all slices of one set of features, and what came after every bar."""
+    rows = compute_features(DetectorParams(features), bars, sessions)
+    return scan_rows(rows, features, slices, horizons, workers)
+
+
+def scan_rows(
+    rows: Records, features: FeatureParams, slices: Sequence[Slice], horizons: tuple[int, ...], workers: int = 1
+) -> SymbolScan:
+    """As `scan_symbol`, from feature rows."""
+    found = scan(
+        rows,
+        sorted({s.swing_L for s in slices}),
+        features.bar_ms,
+        min(s.least["z_hi"] for s in slices),
+        min(s.least["z_mid"] for s in slices),
+        workers,
+    )
+    ts_ms = np.ascontiguousarray(rows["ts_ms"])
+    segment = measures.segments(ts_ms, features.bar_ms).astype(np.int32)
+    return SymbolScan(ts_ms, np.ascontiguousarray(rows["px"]), segment, horizons, found.candidates)

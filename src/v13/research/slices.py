@@ -1,0 +1,409 @@
+"""Slices judged: every setting of a grid from sparse candidates, exactly as the detector would at its parameters.
+
+All settings of a slice share features, swing_L and cooldown. The functions are pure, so they run in threads here and as
+tasks elsewhere with equal results.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v13 import measures
+from v13.detector.dtypes import N_BUCKETS
+from v13.errors import DataError
+from v13.research import grid_kernel
+from v13.research.cut import Records
+from v13.research.grid import GATES, Blocks, Slice, SymbolScan, plan, scan_rows
+from v13.research.settings import Settings
+
+__all__ = ["SliceResult", "count_grid", "count_slice", "judge_slice", "trial_dtype"]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+LIST_ROOM: Final = 8_000_000  # events listed at a time: bounds the scratch of a slice to 32 MB
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """What became of the s settings of a slice.
+
+    n, hits : (s, K, 12, H) int64
+        Judged events by time block, bucket and horizon. An event whose label reaches beyond its block is left out.
+    n_all, hits_all : (s, 12, H) int64
+        The same without blocks and without that loss.
+    n_events : (s, K) int64
+        All events by block, judged or not.
+    bin_n, bin_hits : (s, T) int32
+        Judged events and hits by fine time bin, all horizons together.
+    statistic : (s,) float64; null : (n_shifts,) float64
+        As `measures.MaxNull`: of each setting, and the largest of the slice at each shift.
+    rho, mean_return : (s, H) float64; median_score : (s,) float64
+        NaN where not defined.
+    trials : Records or None
+        Every event of every setting, if it was asked for: TRIAL.
+    """
+
+    n: I8
+    hits: I8
+    n_all: I8
+    hits_all: I8
+    n_events: I8
+    bin_n: NDArray[np.int32]
+    bin_hits: NDArray[np.int32]
+    statistic: F8
+    null: F8
+    rho: F8
+    mean_return: F8
+    median_score: F8
+    trials: Records | None
+
+
+def trial_dtype(n_horizons: int) -> np.dtype[np.void]:
+    """Return the record of one event of one setting."""
+    return np.dtype(
+        [
+            ("setting", np.int32),
+            ("symbol", np.int32),
+            ("bar", np.int32),
+            ("ts_ms", np.int64),
+            ("side", np.int8),
+            ("bucket", np.int8),
+            ("score", np.float64),
+            ("returns", np.float64, (n_horizons,)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """Candidates of a slice, all symbols, best first within a bar; `first` says where each bar opens.
+
+    passed (k, D): how many values of each axis a candidate reaches; returns (k, H, or none where nobody needs them),
+    outcome (k, H); score, ts_ms, bar, side, bucket, symbol, block, inside (k,).
+    """
+
+    first: I8
+    symbol: NDArray[np.int32]
+    bar: NDArray[np.int32]
+    side: NDArray[np.int32]
+    bucket: NDArray[np.int32]
+    score: F8
+    ts_ms: I8
+    passed: NDArray[np.int32]
+    returns: F8
+    outcome: NDArray[np.int8]
+    block: NDArray[np.int32]
+    inside: NDArray[np.int8]
+
+
+def _pool(
+    part: Slice, scans: Sequence[SymbolScan], blocks: Blocks, cost_bps: float, with_returns: bool = True
+) -> _Pooled:
+    gates = np.array([list(GATES).index(name) for name in part.axes], np.int64)
+    values = np.concatenate([np.asarray(axis, np.float64) for axis in part.axes.values()])
+    first_value = np.cumsum([0, *map(len, part.axes.values())]).astype(np.int64)
+    least = np.array([part.least[name] for name in GATES])
+    horizons = np.array(scans[0].horizons, np.int64)
+    columns: dict[str, list[NDArray[Any]]] = {}
+    n = 0
+    for number, one in enumerate(scans):
+        cands = one.candidates[part.swing_L]
+        order, first = np.empty(cands.size, np.int32), np.empty(cands.size + 1, np.int64)
+        passed = np.empty((cands.size, len(gates)), np.int32)
+        size, n_bars = grid_kernel.select(cands, least, gates, first_value, values, order, passed, first)
+        order = order[:size]
+        bucket, block = np.empty((2, size), np.int32)
+        inside, outcome = np.empty(size, np.int8), np.empty((size, len(horizons)), np.int8)
+        facts = (bucket, block, inside, outcome)
+        grid_kernel.label(cands, order, one.ts_ms, one.px, one.segment, horizons, blocks.edges, blocks.reach_ms, *facts)
+        bar, side = cands["bar"][order], cands["side"][order]
+        returns = one.returns_at(bar) if with_returns or cost_bps > 0 else np.empty((size, 0))
+        if cost_bps > 0:
+            for h in range(len(horizons)):
+                outcome[:, h] = np.maximum(measures.hits(returns[:, h], side, cost_bps), -1)
+        found = {
+            "first": first[:n_bars] + n,
+            "passed": passed[:size],
+            "symbol": np.full(size, number, np.int32),
+            "bar": bar,
+            "side": side,
+            "bucket": bucket,
+            "score": cands["score"][order],
+            "ts_ms": one.ts_ms[bar],
+            "returns": returns,
+            "outcome": outcome,
+            "block": block,
+            "inside": inside,
+        }
+        for name, values_of in found.items():
+            columns.setdefault(name, []).append(values_of)
+        n += size
+    whole = {name: np.concatenate(found) if len(found) > 1 else found[0] for name, found in columns.items()}
+    return _Pooled(first=np.append(whole.pop("first"), n), **whole)
+
+
+def _cooldown_binds(part: Slice, pooled: _Pooled) -> bool:
+    """Whether any two events of a side can be closer than the cooldown; pivots of a kind are swing_L + 1 bars apart."""
+    if part.cooldown_ms <= 0:
+        return False
+    start = pooled.first[:-1]
+    side, ts, who = pooled.side[start], pooled.ts_ms[start], pooled.symbol[start]
+    for way in (1, -1):
+        of = side == way
+        step = np.diff(ts[of])
+        if np.any((step < part.cooldown_ms) & (np.diff(who[of]) == 0)):
+            return True
+    return False
+
+
+def _unpack(table: I8, n_blocks: int, n_horizons: int) -> tuple[I8, I8, I8, I8, I8]:
+    """Return (n, hits, n_all, hits_all, n_events) of table rows; see `grid_kernel._add`."""
+    size = 12 * n_horizons
+    words = table[:, : n_blocks * size].reshape(-1, n_blocks, N_BUCKETS, n_horizons)
+    every = table[:, n_blocks * size : (n_blocks + 1) * size].reshape(-1, N_BUCKETS, n_horizons)
+    low = 0xFFFFFFFF
+    return words >> 32, words & low, every >> 32, every & low, table[:, (n_blocks + 1) * size :].copy()
+
+
+def count_slice(
+    part: Slice, scans: Sequence[SymbolScan], blocks: Blocks, cost_bps: float = 0.0
+) -> tuple[I8, I8, I8, I8, I8]:
+    """Count the events of every setting of a slice and nothing more: (n, hits, n_all, hits_all, n_events).
+
+    Where no cooldown can bind, all thresholds are answered by one histogram with suffix sums, in time that hardly
+    depends on their number; else each setting's events are replayed over the sparse candidates.
+    """
+    pooled = _pool(part, scans, blocks, cost_bps, with_returns=False)
+    n_blocks, n_horizons = len(blocks.edges) - 1, pooled.outcome.shape[1]
+    n_words = (n_blocks + 1) * N_BUCKETS * n_horizons + n_blocks
+    facts = (pooled.block, pooled.inside, pooled.bucket, pooled.outcome, n_blocks)
+    if _cooldown_binds(part, pooled):
+        table = np.zeros((len(part.numbers), n_words), np.int64)
+        done = 0
+        for start, event in _lists(part, pooled):
+            chain, entry = _chain(start, event)
+            grid_kernel.count_chain(chain, entry, *facts, table[done : done + len(start) - 1])
+            done += len(start) - 1
+    else:
+        shape = np.array([len(values) for values in part.axes.values()], np.int64)
+        stride = np.append(np.cumprod(shape[:0:-1])[::-1], 1).astype(np.int64)
+        cells = np.zeros((int(shape.prod()), n_words), np.int64)
+        grid_kernel.count_boxes(pooled.first, pooled.passed, stride, *facts, cells)
+        grid_kernel.suffix_sums(cells, shape, stride)
+        table = cells[part.coords @ stride]
+    return _unpack(table, n_blocks, n_horizons)
+
+
+def count_grid(
+    settings: Settings,
+    rows: Sequence[Records],
+    horizons: tuple[int, ...],
+    blocks: Blocks,
+    cost_bps: float = 0.0,
+    workers: int = 1,
+) -> tuple[I8, I8, I8, I8, I8]:
+    """Count the events of every setting of a grid over one set of features, from (n,) FEATURE rows of each symbol.
+
+    Returns (n, hits, n_all, hits_all, n_events) as in `SliceResult`, in the order of the settings.
+
+    Raises
+    ------
+    DataError
+        The grid varies the features.
+    """
+    slices = plan(settings)
+    if len(settings.features()) != 1:
+        raise DataError("count_grid: expected one set of features for the whole grid")
+    scans = [scan_rows(r, slices[0].features, slices, horizons, workers) for r in rows]
+    if workers > 1:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(lambda part: count_slice(part, scans, blocks, cost_bps), slices))
+    else:
+        found = [count_slice(part, scans, blocks, cost_bps) for part in slices]
+    order = np.argsort(np.concatenate([part.numbers for part in slices]), kind="stable")
+    n, hits, n_all, hits_all, n_events = (np.concatenate(columns)[order] for columns in zip(*found, strict=True))
+    return n, hits, n_all, hits_all, n_events
+
+
+def judge_slice(
+    part: Slice,
+    scans: Sequence[SymbolScan],
+    blocks: Blocks,
+    shifts: I8,
+    least_events: int,
+    cost_bps: float = 0.0,
+    keep_trials: bool = False,
+    workers: int = 1,
+) -> SliceResult:
+    """Judge every setting of a slice.
+
+    Parameters
+    ----------
+    scans : one a symbol
+    shifts : (n_shifts,) int64, bars
+        Of the null, see `measures.draw_shifts`; drawn for the common grid of times of all symbols.
+    least_events : int
+        Judged events a setting needs at every horizon to take part in the maximum statistic.
+    keep_trials : bool
+        Whether to return every event of every setting as well.
+    workers : int
+        Threads; the result does not depend on it.
+    """
+    pooled = _pool(part, scans, blocks, cost_bps)
+    n_settings, n_horizons = len(part.numbers), pooled.outcome.shape[1]
+    n_blocks, n_bins = len(blocks.edges) - 1, len(blocks.bin_edges) - 1
+    facts = (pooled.block, pooled.inside, pooled.bucket, pooled.outcome, n_blocks)
+    table = np.zeros((n_settings, (n_blocks + 1) * N_BUCKETS * n_horizons + n_blocks), np.int64)
+    bin_of = np.clip(np.searchsorted(blocks.bin_edges, pooled.ts_ms, side="left") - 1, 0, n_bins - 1).astype(np.int32)
+    bin_n, bin_hits = np.zeros((n_settings, n_bins), np.int32), np.zeros((n_settings, n_bins), np.int32)
+    code, position, length = _dense(scans, pooled, cost_bps)
+    statistic, null = np.full(n_settings, -np.inf), np.full(len(shifts), -np.inf)
+    rho, mean = np.full((n_settings, n_horizons), np.nan), np.full((n_settings, n_horizons), np.nan)
+    median = np.full(n_settings, np.nan)
+    score = pooled.score
+    signed = pooled.returns * pooled.side[:, None]
+    rankings = [_ranking(score, signed[:, h]) for h in range(n_horizons)]
+    trials = []
+    done = 0
+    for start, event in _lists(part, pooled):
+        own = slice(done, done + len(start) - 1)
+        chain, entry = _chain(start, event)
+        grid_kernel.count_chain(chain, entry, *facts, table[own])
+        grid_kernel.net_by_bin(start, event, bin_of, pooled.outcome, bin_n[own], bin_hits[own])
+        observed = np.full(1, -np.inf)
+        at_zero, least = np.zeros(1, np.int64), float(least_events)
+        grid_kernel.null_maximum(code, position, length, chain, entry, at_zero, least, statistic[own], observed)
+        _null(code, position, length, chain, entry, shifts, least, null, workers)
+        for h, ranking in enumerate(rankings):
+            grid_kernel.rank_correlations(start, event, *ranking, rho[own, h])
+        for s in range(len(start) - 1):
+            members = event[start[s] : start[s + 1]]
+            if members.size:
+                median[done + s] = np.median(score[members])
+                inside = signed[members]
+                labelled = ~np.isnan(inside)
+                total = np.where(labelled, inside, 0.0).sum(axis=0)
+                mean[done + s] = total / np.where(labelled.any(axis=0), labelled.sum(axis=0), np.nan)
+        if keep_trials:
+            trials.append(_trials(part.numbers[own], start, event, pooled))
+        done += len(start) - 1
+    counts = _unpack(table, n_blocks, n_horizons)
+    kept = np.concatenate(trials) if trials else None
+    return SliceResult(*counts, bin_n, bin_hits, statistic, null, rho, mean, median, kept)
+
+
+def common_times(scans: Sequence[SymbolScan]) -> I8:
+    """Return the times at which any symbol has a bar, (m,) int64: shifts move all symbols along it together."""
+    return np.unique(np.concatenate([s.ts_ms for s in scans]))
+
+
+def _lists(part: Slice, pooled: _Pooled) -> list[tuple[I8, NDArray[np.int32]]]:
+    """Return (start, event) of runs of settings, few enough at a time; in order."""
+    n_bars = max(len(pooled.first) - 1, 1)
+    step = max(1, LIST_ROOM // n_bars)
+    found = []
+    for begin in range(0, len(part.numbers), step):
+        coords = part.coords[begin : begin + step]
+        # Settings of one run share low coordinates: bars none of them can have are left out beforehand.
+        least = coords.min(axis=0)
+        alive = (pooled.passed > least).all(axis=1)
+        number = np.flatnonzero(alive).astype(np.int32)
+        bar = np.searchsorted(pooled.first, number, side="right") - 1
+        opens = np.ones(number.size, bool)
+        opens[1:] = bar[1:] != bar[:-1]
+        first = np.append(np.flatnonzero(opens), number.size)
+        out = np.empty((len(coords), max(len(first) - 1, 1)), np.int32)
+        size = np.zeros(len(coords), np.int64)
+        grid_kernel.list_events(
+            first,
+            pooled.symbol[number],
+            pooled.ts_ms[number],
+            pooled.side[number],
+            pooled.passed[number],
+            coords,
+            part.cooldown_ms,
+            size,
+            out,
+        )
+        start = np.concatenate([[0], np.cumsum(size)])
+        event = np.concatenate([number[out[s, : size[s]]] for s in range(len(coords))]) if len(coords) else out[0]
+        found.append((start, event))
+    return found
+
+
+def _chain(start: I8, event: NDArray[np.int32]) -> tuple[I8, NDArray[np.int32]]:
+    chain, entry = np.empty(len(start), np.int64), np.empty(len(event) + 1, np.int32)
+    n = grid_kernel.difference(start, event, chain, entry)
+    return chain, entry[:n]
+
+
+def _dense(scans: Sequence[SymbolScan], pooled: _Pooled, cost_bps: float) -> tuple[NDArray[np.int8], I8, int]:
+    """Lay the outcomes of all bars of all symbols on the common times: (code, position of candidates, length)."""
+    times = common_times(scans)
+    length, n_horizons = len(times), pooled.outcome.shape[1]
+    code = np.full((2, n_horizons, len(scans) * length), -1, np.int8)
+    position = np.empty(len(pooled.ts_ms), np.int64)
+    for number, one in enumerate(scans):
+        place = number * length + np.searchsorted(times, one.ts_ms)
+        for h in range(n_horizons):
+            ret = one.returns(h)
+            for row, side in enumerate((1, -1)):
+                hit = measures.hits(ret, np.full(len(ret), side), cost_bps)
+                code[row, h, place] = np.maximum(hit, -1)
+        own = pooled.symbol == number
+        position[own] = place[pooled.bar[own]]
+    return code, np.where(pooled.side < 0, position - 2 * code.shape[2], position), length
+
+
+def _null(
+    code: NDArray[np.int8],
+    position: I8,
+    length: int,
+    chain: I8,
+    entry: NDArray[np.int32],
+    shifts: I8,
+    least: float,
+    null: F8,
+    workers: int,
+) -> None:
+    scratch = np.empty(len(chain) - 1)
+
+    def run(own: slice) -> None:
+        grid_kernel.null_maximum(code, position, length, chain, entry, shifts[own], least, scratch.copy(), null[own])
+
+    edges = np.linspace(0, len(shifts), max(workers, 1) + 1).astype(int)
+    parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+    if workers <= 1:
+        run(parts[0])
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(run, parts))
+
+
+def _ranking(score: F8, signed: F8) -> tuple[NDArray[Any], ...]:
+    """Sort candidates once for the rank correlations of all settings: places, both orders, values in them."""
+    labelled = np.flatnonzero(~np.isnan(signed))
+    places = np.full((2, len(score)), -1, np.int32)
+    orders = []
+    for which, values in enumerate((score, signed)):
+        order = labelled[np.argsort(values[labelled], kind="stable")].astype(np.int32)
+        places[which, order] = np.arange(len(order))
+        orders.append(order)
+    return places, orders[0], orders[1], np.array([score[orders[0]], signed[orders[1]]])
+
+
+def _trials(numbers: I8, start: I8, event: NDArray[np.int32], pooled: _Pooled) -> Records:
+    out = np.empty(len(event), trial_dtype(pooled.returns.shape[1]))
+    out["setting"] = np.repeat(numbers, np.diff(start))
+    out["symbol"], out["bar"], out["ts_ms"] = pooled.symbol[event], pooled.bar[event], pooled.ts_ms[event]
+    out["side"], out["bucket"] = pooled.side[event], pooled.bucket[event]
+    out["score"], out["returns"] = pooled.score[event], pooled.returns[event]
+    return out

@@ -1,0 +1,104 @@
+"""What the first page says of looks, prices, periods and fusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from v13.measures import Criterion, Status
+from v13.measures.pace import Pace, priced
+from v13.research import report
+
+LOOK = {"number": 2, "n_earlier_looks": 1, "n_searched_before": 0, "simulated": False}
+
+
+def signoff(*criteria: Criterion, look: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "verdict": "INSUFFICIENT",
+        "simulated": False,
+        "key": "0" * 64,
+        "v13_version": "0",
+        "criteria": [c.to_dict() for c in criteria],
+        "open": [],
+        "attention": [],
+        "data": [],
+        "cut": {
+            "search_end_ms": 0,
+            "purge_bars": 1,
+            "holdout_start_ms": 1,
+            "end_ms": 2,
+            "holdout_sha256": "a" * 64,
+        },
+        "parameters": {"decision": {"swing_L": 13}, "overrides": []},
+        "parameters_fingerprint": "b" * 64,
+        "search": {"n_settings": 1, "n_trials": 1, "sentence": "Chosen by plateau."},
+        "alpha": 0.025,
+        "look": look,
+    }
+
+
+def attention(document: dict[str, Any], **acceptance: Any) -> list[str]:
+    evidence = {"alpha": 0.025, "look": None, "regimes": None, "horizons": [], "ablation": []} | acceptance
+    cut = {"start_ms": 0, "holdout_start_ms": 1, "end_ms": 2, "bar_ms": 1, "purge_bars": 1}
+    search = {"cut": cut, "chosen": {}, "reason": "", "walk_forward": []}
+    return report.attention(document, {"recordings": {}}, evidence, search, alpha=0.05, changed=[])
+
+
+PRICED = priced(
+    Criterion("accuracy_10", "Accuracy after 10 bars", Status.INSUFFICIENT, n=102, needed=158, detail="Too few."),
+    Pace(102 / 17.5, 0.4),
+)
+
+
+@pytest.mark.parametrize("look", [LOOK, LOOK | {"number": 1, "n_earlier_looks": 0}, None])
+def test_the_look_stands_beside_the_seal_of_the_holdout(look: dict[str, Any] | None) -> None:
+    page = report.index_page("run", signoff(PRICED, look=look), b"", [])
+    sentence = page[page.index("aaaaaaaaaaaaaaaa</code>).") :].split("</p>", 1)[0]
+    if look is None:
+        assert "Look" not in sentence
+    else:
+        assert f"Look number {look['number']} at this holdout" in sentence
+        assert "alpha 0.025" in sentence
+
+
+def test_only_a_later_look_asks_for_attention() -> None:
+    assert any("instead of 0.05" in line for line in attention(signoff(), look=LOOK))
+    first = attention(signoff(), look=LOOK | {"number": 1, "n_earlier_looks": 0})
+    assert not any("Look number" in line for line in first)
+    assert not any("Look number" in line for line in attention(signoff()))
+
+
+def test_the_first_page_and_the_summary_say_the_price() -> None:
+    line = attention(signoff(PRICED))[0]
+    assert line == (
+        "Accuracy after 10 bars: INSUFFICIENT, 102 events; a fair chance to pass takes 56 more, about 8.0 hours of "
+        "recording at the present rate."
+    )
+    assert "about 3.2 hours of holdout" in report.index_page("run", signoff(PRICED), b"", [])
+    document = signoff(PRICED)
+    document["attention"] = attention(document)
+    assert "takes 56 more, about 8.0 hours" in report.markdown("run", document)
+    never = priced(
+        Criterion("accuracy_10", "Accuracy", Status.INSUFFICIENT, n=0, needed=158, detail="None."), Pace(9.0, 0.4)
+    )
+    assert attention(signoff(never))[0].endswith("takes 158 more, at the present rate (no event) never.")
+
+
+def test_fusion_that_is_worse_than_one_source_is_named() -> None:
+    def row(low: float, high: float) -> dict[str, Any]:
+        return {
+            "horizon_bars": 10,
+            "better": "OFI_ONLY",
+            "difference": (low + high) / 2,
+            "difference_interval": [low, high],
+        }
+
+    worse = attention(signoff(), ablation=[row(-0.2, -0.1)])
+    assert any("fusion is less often right than OFI_ONLY alone: by 0.150 (0.100 to 0.200)" in line for line in worse)
+    assert not any("fusion" in line for line in attention(signoff(), ablation=[row(-0.2, 0.01)]))
+
+
+def test_the_placebo_is_asked_to_stay_below() -> None:
+    placebo = Criterion("placebo", "Placebo", Status.PASS, 0.51, threshold=0.55, detail="It fails.")
+    assert "below 0.55" in report.markdown("run", signoff(placebo))
