@@ -1,6 +1,6 @@
 """`make bench`: medians, ratios against named peers in the same run, and the machine. Never part of the unit suite.
 
-Usage: python -m tests.bench.bench [kernel] [ingest] [grid] [signoff]   (default: all)
+Usage: python -m tests.bench.bench [kernel] [ingest] [grid] [year] [signoff]   (default: all)
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ pl.read_csv(sys.argv[1]).group_by(pl.col("transact_time") // 1000).agg(
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["kernel", "ingest", "grid", "signoff"]
+    wanted = sys.argv[1:] or ["kernel", "ingest", "grid", "year", "signoff"]
     print(
         f"machine: {os.cpu_count()} cores, {_cpu()}, Python {platform.python_version()}, "
         f"numpy {np.__version__}, polars {pl.__version__}"
     )
     for name in wanted:
         print(f"\n== {name}")
-        {"kernel": kernel, "ingest": ingest, "grid": grid, "signoff": signoff}[name]()
+        {"kernel": kernel, "ingest": ingest, "grid": grid, "year": year, "signoff": signoff}[name]()
 
 
 def kernel() -> None:
@@ -128,23 +128,15 @@ def ingest() -> None:
 
 
 def grid() -> None:
-    from v13.detector import DetectorParams, SessionClock
-    from v13.market import MarketSpec, simulate_bars
-    from v13.research import selection
-    from v13.research.trials import SymbolPart, expand_grid, run_trials
+    from tests.bench import grid_bench
 
-    bars = simulate_bars(MarketSpec(kind="planted", n_bars=N_BARS), 1).bars
-    axes = {"swing_L": [8, 13, 21], "z_hi": [1.2, 1.6, 2.0], "z_mid": [0.4, 0.6, 0.8]}
-    settings = expand_grid(DetectorParams(), axes)
-    part = [SymbolPart("BTCUSDT", bars)]
+    grid_bench.run(_line, N_BARS)
 
-    def once() -> None:
-        outcomes = run_trials(settings, part, SessionClock(), (10, 20), 0.0)
-        selection.count(outcomes, [bars["ts_ms"]], int(bars["ts_ms"][0]), int(bars["ts_ms"][-1]), 5, 1_000)
 
-    once()
-    took = _median(once, 5)
-    _line(f"{len(settings)} settings x 12 buckets on {N_BARS:,} bars", f"{took:.2f} s", "under 3 s")
+def year() -> None:
+    from tests.bench import grid_bench
+
+    grid_bench.year(_line, lambda code, _: _process(code, REPO))
 
 
 def signoff() -> None:
@@ -211,7 +203,9 @@ print(kib / 1024)
 def _process(code: str, path: Path) -> tuple[float, float]:
     """Run code in a process of its own; return seconds and peak MiB."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code + _PEAK, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code + _PEAK, str(path)], cwd=REPO, capture_output=True, text=True, check=True
+    )
     return time.perf_counter() - start, float(done.stdout)
 
 

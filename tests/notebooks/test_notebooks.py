@@ -34,6 +34,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(REPO / "config", root / "config", ignore=shutil.ignore_patterns("*.json"))
     shutil.copytree(REPO / "notebooks", root / "notebooks")
+    for line, short in (("  markets: 3 ", "  markets: 1 "), ("  max_bars: 150000 ", "  max_bars: 6000 ")):
+        text = (root / "config/system.yaml").read_text()
+        assert line in text
+        (root / "config/system.yaml").write_text(text.replace(line, short))
     bars = market.simulate_bars(market.MarketSpec(kind="planted", n_bars=60_000), 21).bars
     write_bars(root / "tape.parquet", bars)
     return root

@@ -1,0 +1,379 @@
+"""The grid search against a plain numba loop, vectorbt's IndicatorFactory and scipy, side by side in one run.
+
+Every peer answers the same question for every setting: hits and judged events of 12 buckets at two horizons (vectorbt
+and scipy: the events alone, which is less). What takes too long is run on some of the settings and said to be scaled.
+All share features, sessions and labels; only the search is timed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numba import njit
+from scipy.signal import argrelextrema
+from scipy.stats import spearmanr
+
+from v13 import measures
+from v13.detector import DecisionParams, Detector, DetectorParams, SessionClock, compute_features
+from v13.market import MarketSpec, simulate_bars
+from v13.research import grid, slices
+from v13.research.execution import Job, judge_grid
+from v13.research.grid import Blocks
+from v13.research.settings import Settings, expand_grid
+from v13.research.slices import count_grid
+from v13.research.trials import SymbolPart
+
+HORIZONS = (10, 20)
+SWINGS = (8, 10, 12, 13, 14, 16, 18, 21, 23, 26)
+N_BLOCKS = 5
+
+
+def settings_of(n_hi: int, n_mid: int, cooldown_ms: int) -> Settings:
+    axes = {
+        "swing_L": SWINGS,
+        "z_hi": tuple(np.round(np.linspace(1.2, 3.0, n_hi), 6).tolist()),
+        "z_mid": tuple(np.round(np.linspace(0.4, 1.19, n_mid), 6).tolist()),
+    }
+    return expand_grid(DetectorParams(decision=DecisionParams(cooldown_ms=cooldown_ms)), axes)
+
+
+@njit(cache=True)
+def plain_set(px, z, consistency, fallback, vol_ok, bucket0, outcome, ts, swing_L, z_hi, z_mid, cooldown, floors, out):
+    """One setting over all bars, the way one writes it down: pivots, pairs, thresholds, gates, counts."""
+    n = px.size
+    last = np.full(2, -1)
+    seen = np.zeros((2, 2))  # validity and swing of the last low and high
+    silent = np.full(2, -(2**62))
+    for now in range(2 * swing_L, n):
+        c = now - swing_L
+        p = px[c]
+        is_low = px[c - 1] > p
+        pivot = True
+        left, right = px[c - 1], px[c + 1]
+        for j in range(1, swing_L + 1):
+            a, b = px[c - j], px[c + j]
+            if is_low:
+                if a <= p or b <= p:
+                    pivot = False
+                    break
+                left, right = max(left, a), max(right, b)
+            else:
+                if a >= p or b >= p:
+                    pivot = False
+                    break
+                left, right = min(left, a), min(right, b)
+        if not pivot:
+            continue
+        left, right = abs(left - p), abs(right - p)
+        which = 0 if is_low else 1
+        before = last[which]
+        valid_before = seen[which, 0]
+        last[which] = c
+        seen[which, 0], seen[which, 1] = min(left, right) / max(left, right), 1e4 * max(left, right) / p
+        if before < 0 or px[before] == p or c - before < floors[3]:
+            continue
+        if vol_ok[now] < floors[1] or seen[which, 1] < floors[2] or ts[now] - silent[which] < cooldown:
+            continue
+        way = 1.0 if p < px[before] else -1.0
+        part0, part1 = way * (z[0, c] - z[0, before]), way * (z[1, c] - z[1, before])
+        part0 = min(part0, 1.0) if part0 > 0.0 else 0.0
+        part1 = min(part1, 1.0) if part1 > 0.0 else 0.0
+        best, best_score = -1, 0.0
+        for channel in range(3):
+            za, zb = z[channel, before], z[channel, c]
+            if not way * (zb - za) > 0.0:
+                continue
+            u, v = max(abs(za), abs(zb)), min(abs(za), abs(zb))
+            if u < z_hi or v < z_mid or (channel == 2 and fallback[c] == 1 and fallback[before] == 1):
+                continue
+            if channel == 0:
+                agreement = 0.25 * (2.0 * part0 + part1)
+            elif channel == 1:
+                agreement = 0.25 * (2.0 * part1 + part0)
+            else:
+                agreement = 0.5 * (part0 + part1)
+            validity = 0.5 * (valid_before + seen[which, 0])
+            magnitude = min(1.0, (abs(za) + abs(zb)) / 6.0)
+            score = 0.35 * magnitude + 0.25 * validity + 0.25 * agreement + 0.15 * consistency[c]
+            score = 100.0 * score * vol_ok[now]
+            if score >= floors[0] and (best < 0 or score > best_score):
+                best, best_score = channel, score
+        if best < 0:
+            continue
+        silent[which] = ts[now]
+        for h in range(2):
+            o = outcome[which, h, now]
+            if o >= 0:
+                out[bucket0[now] + best, h, 0] += 1
+                out[bucket0[now] + best, h, 1] += o
+
+
+class Plain:
+    """The plain loop on columns laid out for it."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        base = DecisionParams()
+        ts = np.ascontiguousarray(rows["ts_ms"])
+        px = np.ascontiguousarray(rows["px"])
+        segment = measures.segments(ts, 1_000)
+        outcome = np.empty((2, 2, len(px)), np.int8)
+        for h, horizon in enumerate(HORIZONS):
+            ret = measures.forward_returns(px, segment, horizon)
+            for which, side in enumerate((1, -1)):
+                outcome[which, h] = np.maximum(measures.hits(ret, np.full(len(px), side)), -1)
+        self.columns = (
+            px,
+            np.array([rows["z_ofi"], rows["z_cvd"], rows["fusion"]]),
+            np.ascontiguousarray(rows["consistency"]),
+            rows["fallback"].astype(np.int8),
+            np.ascontiguousarray(rows["vol_ok"]),
+            (6 * rows["session"] + 3 * rows["liquidity"]).astype(np.int64),
+            outcome,
+            ts,
+        )
+        self.floors = np.array([base.min_score, base.min_vol_ok, base.min_swing_bps, float(base.min_separation)])
+
+    def __call__(self, params: DecisionParams) -> np.ndarray:
+        out = np.zeros((12, 2, 2), np.int64)
+        plain_set(*self.columns, params.swing_L, params.z_hi, params.z_mid, params.cooldown_ms, self.floors, out)
+        return out
+
+
+def run(line: Callable[[str, str, str], None], n_bars: int) -> None:
+    """Print the comparison."""
+    bars = simulate_bars(MarketSpec(kind="planted", n_bars=n_bars), 3).bars
+    rows = compute_features(DetectorParams(), bars)
+    ts = rows["ts_ms"]
+    blocks = Blocks.of(int(ts[0]) - 1_000, int(ts[-1]), N_BLOCKS, 16, max(HORIZONS) * 1_000)
+    workers = os.cpu_count() or 1
+    thousand, ten = settings_of(10, 10, 0), settings_of(40, 25, 0)
+    binding = settings_of(40, 25, 60_000)
+    plain = Plain(rows)
+
+    def ours(settings: Settings) -> tuple[np.ndarray, ...]:
+        return count_grid(settings, [rows], HORIZONS, blocks, workers=workers)
+
+    agree(ours, plain, thousand)
+    agree(ours, plain, binding)
+    took = {}
+    kernel = [DetectorParams(decision=thousand[i].params.decision) for i in range(0, len(thousand), 200)]
+    sample = [thousand[i].params.decision for i in range(0, len(thousand), 50)]
+    for name, settings in (("1,000", thousand), ("10,000", ten), ("10,000, cooldown binds", binding)):
+        each, mine, detector = [], [], []
+        for _ in range(7):  # by turns, so that a busy moment of the machine meets both
+            start = time.perf_counter()
+            ours(settings)
+            mine.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for params in sample:
+                plain(params)
+            each.append((time.perf_counter() - start) / len(sample))
+            start = time.perf_counter()
+            for params in kernel:
+                Detector(params).run_features(rows)
+            detector.append((time.perf_counter() - start) / len(kernel))
+        took[name] = statistics.median(mine)
+        line(f"{name} settings x 12 buckets, {n_bars:,} bars", f"{took[name] * 1e3:.0f} ms", "")
+        for peer, times, n in (
+            ("the detector's own kernel, set by set (no counting)", detector, len(kernel)),
+            ("a numba loop stripped to this task, set by set", each, len(sample)),
+        ):
+            one = statistics.median(times)
+            line(
+                f"  {peer}",
+                f"{one * 1e3:.1f} ms a setting (scaled from {n}): {one * len(settings) / took[name]:,.0f} x",
+                {"1,000": "at least 500 x", "10,000": "at least 4,000 x"}.get(name, ""),
+            )
+    line("  10,000 over 1,000 settings", f"{took['10,000'] / took['1,000']:.2f} x", "at most 1.5 x")
+    line("  a cooldown that binds", f"{took['10,000, cooldown binds'] / took['10,000']:.2f} x", "at most 8 x")
+    copy = np.empty_like(rows)
+    line(
+        "  distance to the machine's copy bandwidth",
+        f"{took['10,000'] / median(lambda: np.copyto(copy, rows), 7):.1f} copies of the feature rows",
+        "",
+    )
+    peer_scipy(line, rows, ten, took["10,000"])
+    peer_vectorbt(line, rows, thousand, took["1,000"])
+    spearman(line, bars, thousand)
+    whole(line, bars, thousand)
+
+
+def agree(ours: Callable[[Settings], tuple[np.ndarray, ...]], plain: Plain, settings: Settings) -> None:
+    """Both count the same, or the comparison would be of two different things."""
+    _, _, n_all, hits_all, _ = ours(settings)
+    for i in range(0, len(settings), max(len(settings) // 20, 1)):
+        out = plain(settings[i].params.decision)
+        if not (np.array_equal(out[:, :, 0], n_all[i]) and np.array_equal(out[:, :, 1], hits_all[i])):
+            raise AssertionError(f"the peers disagree at {settings[i].values}")
+
+
+def peer_scipy(line: Callable[[str, str, str], None], rows: np.ndarray, settings: Settings, took: float) -> None:
+    """Vectors over cached pivots, set by set."""
+    px = np.ascontiguousarray(rows["px"])
+    z = np.array([rows["z_ofi"], rows["z_cvd"], rows["fusion"]])
+    cached = {}
+    for swing_L in SWINGS:
+        for which, compare in enumerate((np.less, np.greater)):
+            at = argrelextrema(px, compare, order=swing_L)[0]
+            way = np.where(px[at[1:]] < px[at[:-1]], 1.0, -1.0)
+            cached[swing_L, which] = (z[:, at[:-1]], z[:, at[1:]], way)
+    sample = [settings[i].params.decision for i in range(0, len(settings), 100)]
+    start = time.perf_counter()
+    for p in sample:
+        for which in (0, 1):
+            za, zb, way = cached[p.swing_L, which]
+            a, b = np.abs(za), np.abs(zb)
+            ((way * (zb - za) > 0) & (np.maximum(a, b) >= p.z_hi) & (np.minimum(a, b) >= p.z_mid)).any(axis=0).sum()
+    one = (time.perf_counter() - start) / len(sample)
+    line(
+        "  scipy, cached pivots, events only",
+        f"{one * 1e3:.2f} ms a setting (scaled from {len(sample)}): {one * len(settings) / took:,.0f} x",
+        "at least 200 x at 10,000",
+    )
+
+
+def peer_vectorbt(line: Callable[[str, str, str], None], rows: np.ndarray, settings: Settings, took: float) -> None:
+    """An indicator with the plain loop inside, run over the product of the parameters."""
+    try:
+        import vectorbt as vbt
+    except ImportError:
+        line("  vectorbt", "not installed (`make bench` installs it)", "at least 1,000 x at 1,000")
+        return
+
+    @njit
+    def apply(close, ofi, cvd, fusion, swing_L, z_hi, z_mid):  # pragma: no cover - compiled
+        out = np.zeros(close.shape, np.bool_)
+        for column in range(close.shape[1]):
+            last = np.full(2, -1)
+            for now in range(2 * swing_L, close.shape[0]):
+                c = now - swing_L
+                p = close[c, column]
+                is_low = close[c - 1, column] > p
+                pivot = True
+                for j in range(1, swing_L + 1):
+                    a, b = close[c - j, column], close[c + j, column]
+                    if (is_low and (a <= p or b <= p)) or (not is_low and (a >= p or b >= p)):
+                        pivot = False
+                        break
+                if not pivot:
+                    continue
+                which = 0 if is_low else 1
+                before = last[which]
+                last[which] = c
+                if before < 0 or close[before, column] == p:
+                    continue
+                way = 1.0 if p < close[before, column] else -1.0
+                for z in (ofi, cvd, fusion):
+                    za, zb = z[before, column], z[c, column]
+                    u, v = max(abs(za), abs(zb)), min(abs(za), abs(zb))
+                    if way * (zb - za) > 0.0 and u >= z_hi and v >= z_mid:
+                        out[now, column] = True
+        return out
+
+    factory = vbt.IndicatorFactory(
+        input_names=["close", "ofi", "cvd", "fusion"], param_names=["swing_L", "z_hi", "z_mid"], output_names=["event"]
+    ).from_apply_func(apply)
+    columns = [np.ascontiguousarray(rows[name]) for name in ("px", "z_ofi", "z_cvd", "fusion")]
+    sample = [settings[i].params.decision for i in range(0, len(settings), 25)]
+    lists = [[p.swing_L for p in sample], [p.z_hi for p in sample], [p.z_mid for p in sample]]
+    factory.run(*columns, *(values[:1] for values in lists))
+    start = time.perf_counter()
+    found = factory.run(*columns, *lists)
+    found.event.sum()
+    one = (time.perf_counter() - start) / len(sample)
+    line(
+        "  vectorbt IndicatorFactory, events only",
+        f"{one * 1e3:.1f} ms a setting (scaled from {len(sample)}): {one * len(settings) / took:,.0f} x",
+        "at least 1,000 x at 1,000",
+    )
+
+
+def spearman(line: Callable[[str, str, str], None], bars: np.ndarray, settings: Settings) -> None:
+    """Exact rank correlation of every setting's events."""
+    from v13.research import grid_kernel
+
+    blocks = Blocks.of(int(bars["ts_ms"][0]) - 1_000, int(bars["ts_ms"][-1]), N_BLOCKS, 16, 20_000)
+    mine = theirs = 0.0
+    n = 0
+    for part in grid.plan(settings)[:4]:
+        scans = [grid.scan_symbol(bars, part.features, [part], SessionClock(), HORIZONS)]
+        pooled = slices._pool(part, scans, blocks, 0.0)
+        signed = np.ascontiguousarray(pooled.returns[:, 0] * pooled.side)
+        for start, event in slices._lists(part, pooled):
+            rho = np.empty(len(start) - 1)
+            for _ in range(2):  # the first run compiles
+                began = time.perf_counter()
+                ranking = slices._ranking(pooled.score, signed)
+                grid_kernel.rank_correlations(start, event, *ranking, rho)
+                spent = time.perf_counter() - began
+            mine += spent
+            began = time.perf_counter()
+            for s in range(len(rho)):
+                own = event[start[s] : start[s + 1]]
+                inside = own[~np.isnan(signed[own])]
+                expected = spearmanr(pooled.score[inside], signed[inside]).statistic
+                if not math.isclose(expected, rho[s], abs_tol=1e-12):
+                    raise AssertionError("rank correlations differ")
+            theirs += time.perf_counter() - began
+            n += len(rho)
+    line(
+        "exact Spearman of every setting",
+        f"{mine / n * 1e6:.0f} us a setting; scipy {theirs / n * 1e6:.0f} us: {theirs / mine:.1f} x",
+        "at least 10 x",
+    )
+
+
+def whole(line: Callable[[str, str, str], None], bars: np.ndarray, settings: Settings) -> None:
+    """The search as a sign-off does it: the null of the whole grid over 2,000 shifts, and Spearman, included."""
+    ts = bars["ts_ms"]
+    blocks = Blocks.of(int(ts[0]) - 1_000, int(ts[-1]), N_BLOCKS, 480, 20_000)
+    shifts = measures.draw_shifts([len(bars)], 150, 2_000, 1)[:, 0]
+    job = Job(SessionClock(), HORIZONS, blocks, shifts, 100, 0.0, False)
+    for name, axes in (("1,000", settings), ("10,000", settings_of(40, 25, 30_000))):
+        start = time.perf_counter()
+        judge_grid(axes, [SymbolPart("BTCUSDT", bars)], job, workers=os.cpu_count() or 1)
+        line(
+            f"{name} settings, {len(bars):,} bars, with the null over 2,000 shifts",
+            f"{time.perf_counter() - start:.1f} s, features included",
+            "seconds",
+        )
+
+
+def median(call: Callable[[], object], times: int) -> float:
+    found: list[float] = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def year(line: Callable[[str, str, str], None], peak: Callable[[str, Sequence[str]], tuple[float, float]]) -> None:
+    """A year of 1 s bars with 1,000 settings, in a process of its own."""
+    seconds, mib = peak(YEAR, [])
+    said = f"{seconds:.0f} s, peak {mib / 1024:.1f} GiB"
+    line("31.5 million bars x 1,000 settings, null over 200 shifts", said, "24 GiB")
+
+
+YEAR = """
+import numpy as np
+from tests.bench.grid_bench import HORIZONS, settings_of
+from v13 import measures
+from v13.detector import SessionClock
+from v13.market import MarketSpec, simulate_bars
+from v13.research.execution import Job, judge_grid
+from v13.research.grid import Blocks
+from v13.research.trials import SymbolPart
+piece = simulate_bars(MarketSpec(kind="planted", n_bars=1_050_000), 3).bars
+year = np.concatenate([piece] * 30)
+year["ts_ms"] = piece["ts_ms"][0] + 1_000 * np.arange(len(year))
+blocks = Blocks.of(int(year["ts_ms"][0]) - 1_000, int(year["ts_ms"][-1]), 5, 480, 20_000)
+shifts = measures.draw_shifts([len(year)], 150, 200, 1)[:, 0]
+job = Job(SessionClock(), HORIZONS, blocks, shifts, 100, 0.0, False)
+judge_grid(settings_of(10, 10, 30_000), [SymbolPart("BTCUSDT", year)], job, workers=2)
+"""
