@@ -39,6 +39,9 @@ STATUS_COLOURS = {
     measures.Status.NOT_APPLICABLE: MUTED,
     measures.Status.NOT_RUN: MUTED,
 }
+MAX_PANELS = 5  # of a grid's figure: more would be too small to read
+MAX_NUMBERS = 49  # cells of a panel that are written out
+MAX_TICKS = 8
 MAX_POINTS = 4_000  # a line of more points only makes the file larger
 
 
@@ -95,21 +98,23 @@ def grid_figure(run: Run, result: SearchResult) -> Figure:
     surface[tuple(at_all.T)] = result.choice.objective
     chosen = result.chosen
     rest = tuple(chosen.coords[3:]) if chosen is not None else (0,) * (len(keys) - 3)
-    figure = _figure(3.1 * len(values[0]) + 1.2, 3.6, run.simulated)
-    axes = figure.subplots(1, len(values[0]), squeeze=False)[0]
+    shown = _panels(len(values[0]), None if chosen is None else chosen.coords[0])
+    figure = _figure(3.1 * len(shown) + 1.2, 3.6, run.simulated)
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
     low, high = (float(np.nanmin(surface)), float(np.nanmax(surface))) if np.isfinite(surface).any() else (0.0, 1.0)
     image = None
-    for a, ax in enumerate(axes):
+    for a, ax in zip(shown, axes, strict=True):
         panel = surface[a][(slice(None), slice(None), *rest)]
         image = ax.imshow(panel, origin="lower", cmap="viridis", vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
         for (i, j), value in np.ndenumerate(panel):
-            if np.isfinite(value):
+            if np.isfinite(value) and panel.size <= MAX_NUMBERS:
                 dark = value < low + 0.6 * (high - low)
                 ax.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
-        ax.set_xticks(range(len(values[2])), [f"{v}" for v in values[2]])
-        ax.set_yticks(range(len(values[1])), [f"{v}" for v in values[1]])
+        for axis, of in ((ax.xaxis, values[2]), (ax.yaxis, values[1])):
+            step = -(-len(of) // MAX_TICKS)
+            axis.set_ticks(range(0, len(of), step), [f"{v:.4g}" if v != "" else "" for v in of[::step]])
         ax.set_xlabel(keys[2])
-        ax.set_ylabel(keys[1] if a == 0 else "")
+        ax.set_ylabel(keys[1] if a == shown[0] else "")
         ax.set_title(f"{keys[0]} = {values[0][a]}", fontsize=10)
         if chosen is not None and chosen.coords[0] == a:
             at = (*chosen.coords, 0, 0)[1:3]
@@ -301,6 +306,12 @@ def null_figure(result: HoldoutResult, min_accuracy: float, simulated: bool) -> 
             ax.text(0.5, 0.5, "no events", ha="center", transform=ax.transAxes, color=MUTED)
         ax.set(xlabel=f"accuracy, {row.horizon_bars} bars ahead", yticks=[])
     return figure
+
+
+def _panels(n: int, chosen: int | None) -> list[int]:
+    """Return the values of the first axis to draw: all, or the few around the chosen one."""
+    first = 0 if chosen is None else min(max(chosen - MAX_PANELS // 2, 0), max(n - MAX_PANELS, 0))
+    return list(range(first, min(first + MAX_PANELS, n)))
 
 
 def _figure(width: float, height: float, simulated: bool) -> Figure:

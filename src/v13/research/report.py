@@ -304,8 +304,10 @@ def _needed(c: dict[str, Any]) -> str:
         return ""
     if isinstance(limit, (list, tuple)):
         return f"{limit[0]:g} to {limit[1]:g} {c['unit']}".rstrip()
-    if c["key"].startswith(("accuracy", "bucket")):
+    if c["key"].startswith(("accuracy", "bucket", "plateau")):
         word = "at least"
+    elif c["key"] == "noise_certificate":
+        word = "at most"
     else:
         word = "below" if c["status"] == "NOT RUN" or c["key"] == "placebo" else "above"
     return f"{word} {limit:g} {c['unit']}".rstrip()

@@ -131,7 +131,7 @@ def choose(
     with np.errstate(invalid="ignore", divide="ignore"):
         edge = np.where(n.min(axis=1) > 0, (hits / n).mean(axis=1) - 0.5, np.nan)
     around = float(_median_of_neighbours(settings, edge)[chosen])
-    kept = around / edge[chosen] if edge[chosen] > 0 and not math.isnan(around) else None
+    kept = float(around / edge[chosen]) if edge[chosen] > 0 and not math.isnan(around) else None
     return Choice(chosen, "highest plateau", objective, plateau, eligible, kept)
 
 

@@ -271,17 +271,14 @@ def judge_slice(
     score = pooled.score
     signed = pooled.returns * pooled.side[:, None]
     rankings = [_ranking(score, signed[:, h]) for h in range(n_horizons)]
-    trials = []
+    trials, chains = [], []
     done = 0
     for start, event in _lists(part, pooled):
         own = slice(done, done + len(start) - 1)
         chain, entry = _chain(start, event)
         grid_kernel.count_chain(chain, entry, *facts, table[own])
         grid_kernel.net_by_bin(start, event, bin_of, pooled.outcome, bin_n[own], bin_hits[own])
-        observed = np.full(1, -np.inf)
-        at_zero, least = np.zeros(1, np.int64), float(least_events)
-        grid_kernel.null_maximum(code, position, length, chain, entry, at_zero, least, statistic[own], observed)
-        _null(code, position, length, chain, entry, shifts, least, null, workers)
+        chains.append((chain, entry))
         for h, ranking in enumerate(rankings):
             grid_kernel.rank_correlations(start, event, *ranking, rho[own, h])
         for s in range(len(start) - 1):
@@ -295,6 +292,10 @@ def judge_slice(
         if keep_trials:
             trials.append(_trials(part.numbers[own], start, event, pooled))
         done += len(start) - 1
+    links = _joined(chains)
+    at_zero, least = np.zeros(1, np.int64), float(least_events)
+    grid_kernel.null_maximum(code, position, length, *links, at_zero, least, statistic, np.full(1, -np.inf))
+    _null(code, position, length, *links, shifts, least, null, workers)
     counts = _unpack(table, n_blocks, n_horizons)
     kept = np.concatenate(trials) if trials else None
     return SliceResult(*counts, bin_n, bin_hits, statistic, null, rho, mean, median, kept)
@@ -302,7 +303,11 @@ def judge_slice(
 
 def common_times(scans: Sequence[SymbolScan]) -> I8:
     """Return the times at which any symbol has a bar, (m,) int64: shifts move all symbols along it together."""
-    return np.unique(np.concatenate([s.ts_ms for s in scans]))
+    if len(scans) == 1:
+        return scans[0].ts_ms
+    every = np.concatenate([s.ts_ms for s in scans])
+    every.sort(kind="stable")  # runs that are sorted already are merged
+    return every[np.append(True, every[1:] != every[:-1])]
 
 
 def _lists(part: Slice, pooled: _Pooled) -> list[tuple[I8, NDArray[np.int32]]]:
@@ -343,6 +348,15 @@ def _chain(start: I8, event: NDArray[np.int32]) -> tuple[I8, NDArray[np.int32]]:
     chain, entry = np.empty(len(start), np.int64), np.empty(len(event) + 1, np.int32)
     n = grid_kernel.difference(start, event, chain, entry)
     return chain, entry[:n]
+
+
+def _joined(chains: Sequence[tuple[I8, NDArray[np.int32]]]) -> tuple[I8, NDArray[np.int32]]:
+    """Put chains end to end: one pass over the bars of a shift then serves all settings."""
+    chain, n = [np.zeros(1, np.int64)], 0
+    for one, entry in chains:
+        chain.append(np.where(one[1:] < 0, one[1:] - n, one[1:] + n))
+        n += len(entry)
+    return np.concatenate(chain), np.concatenate([entry for _, entry in chains])
 
 
 def _dense(scans: Sequence[SymbolScan], pooled: _Pooled, cost_bps: float) -> tuple[NDArray[np.int8], I8, int]:
