@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,11 @@ def write_bars(path: Path, bars: np.ndarray, symbol: str = "BTCUSDT", *, simulat
     return path
 
 
-def open_market(folder: Path, kind: str, n_bars: int, seed: int, **spec: float) -> Run:
+def open_market(
+    folder: Path, kind: str, n_bars: int, seed: int, overrides: Mapping[str, object] | None = None, **spec: float
+) -> Run:
     """Simulate a market of bars, write it, and open it as a run with the project's own config."""
     folder.mkdir(exist_ok=True)
     made = market.simulate_bars(market.MarketSpec(kind=kind, n_bars=n_bars, **spec), seed)
     path = write_bars(folder / f"{kind}_{seed}.parquet", made.bars)
-    return open_run([path], root=project(folder), out=folder / "out", overrides=SHORT)
+    return open_run([path], root=project(folder), out=folder / "out", overrides=SHORT | dict(overrides or {}))

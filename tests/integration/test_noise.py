@@ -163,10 +163,10 @@ def test_the_command_prints_the_shares_and_exits_by_the_certificate(
 # --- the certificate of a sign-off -----------------------------------------------------------------------------------
 
 
-def open_short(folder: Path, n_bars: int = 30_000, **values: object) -> Run:
+def open_short(folder: Path, n_bars: int = 60_000, **values: object) -> Run:
     bars = market.simulate_bars(market.MarketSpec("planted", n_bars), 5).bars
     path = write_bars(folder / "t.parquet", bars)
-    overrides = {"noise.markets": 1, "noise.max_bars": 12_000} | values
+    overrides = {"noise.markets": 1, "noise.max_bars": 50_000} | values
     return open_run([path], root=project(folder), out=folder / "out", seed=13, overrides=overrides)
 
 
@@ -180,7 +180,7 @@ def test_a_certificate_is_made_once_for_a_config_a_shape_and_this_code(tmp_path:
     assert made.surrogates_of == "simulated clustered flow"
     assert certificate.certify(run, workers=1, progress=lambda *_: pytest.fail("judged again")) == made
     assert certificate.criterion(made).status is measures.Status.PASS
-    longer = open_short(tmp_path / "longer", n_bars=40_000)
+    longer = open_short(tmp_path / "longer", n_bars=70_000)
     assert certificate.shape_of(longer) == certificate.shape_of(run)  # both are longer than noise.max_bars
     changed = dataclasses.replace(open_short(tmp_path / "changed", **{"search.grid.z_hi": [1.2]}), root=run.root)
     assert certificate.find(changed) is None
@@ -198,8 +198,16 @@ def test_no_certificate_or_one_that_fails_is_no_pass(tmp_path: Path) -> None:
     assert "2 of 7" in found.detail
 
 
+def test_a_certificate_of_markets_too_short_to_pass_proves_nothing(tmp_path: Path) -> None:
+    made = certificate.certify(open_short(tmp_path, **{"noise.max_bars": 5_000}), workers=1)
+    assert made.shortfalls == []
+    found = certificate.criterion(made)
+    assert found.status is measures.Status.INSUFFICIENT
+    assert "proves nothing" in found.detail
+
+
 def test_surrogates_of_a_recording_are_made_of_its_search_part_alone(tmp_path: Path) -> None:
-    run = open_short(tmp_path)
+    run = open_short(tmp_path, **{"noise.max_bars": 12_000})
     recordings = {s: dataclasses.replace(r, simulated=False) for s, r in run.recordings.items()}
     real = dataclasses.replace(run, recordings=recordings)
     before = certificate._key(real, False)

@@ -31,7 +31,7 @@ def go(run: Run) -> HoldoutResult:
 
 
 def test_a_planted_edge_passes_and_the_planted_setting_is_found(tmp_path: Path) -> None:
-    run = open_market(tmp_path, "planted", 250_000, 3)
+    run = open_market(tmp_path, "planted", 250_000, 3, {"noise.max_bars": 60_000})
     result = go(run)
     assert result.verdict.overall is measures.Status.PASS, [c.detail for c in result.verdict.criteria]
     assert search.read_params(run).decision.swing_L == 13
@@ -141,11 +141,16 @@ def test_the_purge_gap_covers_the_longest_memory_in_the_grid(tmp_path: Path, mon
 def test_rules_that_were_changed_are_named_and_a_dropped_horizon_stays_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert changed_rules(open_market(tmp_path, "random_walk", 2_000, 14).config) == []
+    product = {"noise.markets": 3, "noise.max_bars": 150_000}
+    assert changed_rules(open_market(tmp_path, "random_walk", 2_000, 14, product).config) == []
     monkeypatch.setenv("V13__SEARCH__HORIZONS_BARS", "[10, 2000]")
     monkeypatch.setenv("V13__ACCEPTANCE__ALPHA", "0.2")
-    run = open_market(tmp_path, "planted", 60_000, 14)
-    assert [c.split(" is ")[0] for c in changed_rules(run.config)] == ["acceptance.alpha", "search.horizons_bars"]
+    run = open_market(tmp_path, "planted", 60_000, 14, product | {"noise.markets": 1})
+    assert [c.split(" is ")[0] for c in changed_rules(run.config)] == [
+        "acceptance.alpha",
+        "search.horizons_bars",
+        "noise.markets",
+    ]
     result = go(run)
     status = {c.key: c.status for c in result.verdict.criteria}
     assert status["accuracy_20"] is measures.Status.NOT_RUN

@@ -308,14 +308,23 @@ def net_by_bin(start: I8, event: I4, bin_of: I4, outcome: I1, n: I4, hits: I4) -
 
 @njit(cache=True, nogil=True)
 def null_maximum(
-    code: I1, position: I8, length: int, chain: I8, entry: I4, shifts: I8, least: float, statistic: F8, best: F8
+    code: I1,
+    position: I8,
+    length: int,
+    chain: I8,
+    entry: I4,
+    shifts: I8,
+    least: float,
+    eligible: I1,
+    statistic: F8,
+    best: F8,
 ) -> Any:
     """Raise best[i] to the largest statistic of any setting at shifts[i]; keep all of the first shift in `statistic`.
 
     code (2, H, m) int8 holds 1 hit, 0 miss, -1 neither of a bull and of a bear at every place of all panels end to end,
     each `length` long; position (k,) int64 is a candidate's place there, less 2 m if it is a bear. chain and entry as
-    `difference` leaves them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), -inf where one has
-    fewer than `least` judged events.
+    `difference` leaves them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), 0 for one without a
+    judged event; -inf where a setting is not eligible or a horizon has fewer than `least`.
     """
     n_horizons, m = code.shape[1], code.shape[2]
     n_settings = chain.size - 1
@@ -351,9 +360,9 @@ def null_maximum(
                         both -= word[-1 - k]
                 first = last
                 n, hits = both >> 32, both & 0xFFFFFFFF
-                if n < least:
+                if n < least or eligible[s] == 0:
                     total[s] = -math.inf
-                else:
+                elif n > 0:
                     total[s] += (2.0 * hits - n) / math.sqrt(n)
         for s in range(n_settings):
             value = total[s] / n_horizons

@@ -83,7 +83,8 @@ class Outcome:
 class Share:
     """Markets signed off, with the exact 95 % interval (Clopper and Pearson 1934).
 
-    n_passed_else counts markets that passed all that their channels allow; lost_to: how often each criterion did not.
+    n_passed_else counts markets that passed all that their channels allow; mean_events: judged holdout events of a
+    market; lost_to: how often each criterion did not pass.
     """
 
     kind: str
@@ -92,6 +93,7 @@ class Share:
     n_passed_else: int
     low: float
     high: float
+    mean_events: float
     lost_to: dict[str, int]
 
     @property
@@ -380,4 +382,5 @@ def _share(kind: str, outcomes: Sequence[Outcome]) -> Share:
     n, k = len(outcomes), sum(o.signed_off for o in outcomes)
     low, high = exact_interval(k, n)
     lost = Counter(key for o in outcomes for key in o.not_passed)
-    return Share(kind, n, k, sum(o.passed_else for o in outcomes), low, high, dict(sorted(lost.items())))
+    events = float(np.mean([o.n_events for o in outcomes]))
+    return Share(kind, n, k, sum(o.passed_else for o in outcomes), low, high, events, dict(sorted(lost.items())))

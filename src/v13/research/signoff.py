@@ -38,6 +38,7 @@ _RULES = {
         "min_shift_bars",
     ),
     "search": ("horizons_bars", "min_bucket_events", "cost_bps", "search_share"),
+    "noise": ("markets", "max_bars"),
 }
 CERTIFICATE_FILE = "noise_certificate.json"
 ARTIFACTS = (

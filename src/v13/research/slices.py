@@ -294,8 +294,11 @@ def judge_slice(
         done += len(start) - 1
     links = _joined(chains)
     at_zero, least = np.zeros(1, np.int64), float(least_events)
-    grid_kernel.null_maximum(code, position, length, *links, at_zero, least, statistic, np.full(1, -np.inf))
-    _null(code, position, length, *links, shifts, least, null, workers)
+    everyone = np.ones(n_settings, np.int8)
+    grid_kernel.null_maximum(code, position, length, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
+    # Who takes part is decided once, by what was observed: a shift that moves events to times without a label (symbols
+    # recorded at different times) must not leave the null without a contestant.
+    _null(code, position, length, *links, shifts, np.isfinite(statistic).astype(np.int8), null, workers)
     counts = _unpack(table, n_blocks, n_horizons)
     kept = np.concatenate(trials) if trials else None
     return SliceResult(*counts, bin_n, bin_hits, statistic, null, rho, mean, median, kept)
@@ -307,7 +310,8 @@ def common_times(scans: Sequence[SymbolScan]) -> I8:
         return scans[0].ts_ms
     every = np.concatenate([s.ts_ms for s in scans])
     every.sort(kind="stable")  # runs that are sorted already are merged
-    return every[np.append(True, every[1:] != every[:-1])]
+    times: I8 = every[np.append(True, every[1:] != every[:-1])]
+    return times
 
 
 def _lists(part: Slice, pooled: _Pooled) -> list[tuple[I8, NDArray[np.int32]]]:
@@ -384,14 +388,16 @@ def _null(
     chain: I8,
     entry: NDArray[np.int32],
     shifts: I8,
-    least: float,
+    eligible: NDArray[np.int8],
     null: F8,
     workers: int,
 ) -> None:
     scratch = np.empty(len(chain) - 1)
 
     def run(own: slice) -> None:
-        grid_kernel.null_maximum(code, position, length, chain, entry, shifts[own], least, scratch.copy(), null[own])
+        grid_kernel.null_maximum(
+            code, position, length, chain, entry, shifts[own], 0.0, eligible, scratch.copy(), null[own]
+        )
 
     edges = np.linspace(0, len(shifts), max(workers, 1) + 1).astype(int)
     parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]

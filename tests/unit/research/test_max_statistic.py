@@ -62,8 +62,9 @@ def run(
     shifts = draw_shifts([length], min_shift, n_shifts, 5)[:, 0]
     statistic, null = np.empty(len(made)), np.full(len(shifts), -np.inf)
     facts = (code, position, length, chain, entry[:n])
-    grid_kernel.null_maximum(*facts, np.zeros(1, np.int64), float(least_events), statistic, np.full(1, -np.inf))
-    grid_kernel.null_maximum(*facts, shifts, float(least_events), np.empty(len(made)), null)
+    everyone, at_zero = np.ones(len(made), np.int8), np.zeros(1, np.int64)
+    grid_kernel.null_maximum(*facts, at_zero, float(least_events), everyone, statistic, np.full(1, -np.inf))
+    grid_kernel.null_maximum(*facts, shifts, 0.0, np.isfinite(statistic).astype(np.int8), np.empty(len(made)), null)
     return against_maximum(statistic, null, min_shift)
 
 
