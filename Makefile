@@ -28,7 +28,7 @@ bench: bootstrap ## medians and ratios on this machine, against the named peers
 	@$(BIN)/python -c 'import vectorbt' 2>/dev/null || bash scripts/bench_peers.sh
 	$(BIN)/python -m tests.bench.bench $(ARGS)
 
-certify: bootstrap ## 1,001 markets without an edge, and 480 with one, through the whole pipeline (about an hour on two cores)
+certify: bootstrap ## 1,001 markets without an edge, 490 with one, whole pipeline (half an hour on two cores)
 	$(BIN)/v13 noise --markets 143 --power $(ARGS)
 
 lab: bootstrap ## the notebooks in JupyterLab

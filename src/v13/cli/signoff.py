@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="with a full noise certificate: 1,001 markets without an edge, about an hour",
+        help="with a full noise certificate: 1,001 markets without an edge, about half an hour",
     )
     parser.add_argument("--workers", type=int, help="processes of the noise certificate (default: one a processor)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

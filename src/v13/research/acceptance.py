@@ -103,8 +103,10 @@ def accept(
     Notes
     -----
     Main null: the event train shifted circularly in time against the returns (SPEC 5); the naive binomial and Spearman
-    p and the HAC p stand beside it and decide nothing. Families: the two horizons of the rank correlation, and for each
-    source its buckets at both horizons; Holm within each. A smaller alpha takes more shifts, or no p could reach it.
+    p and the HAC p stand beside it and decide nothing. Families: the horizons of the rank correlation by their joint
+    null, and for each source the tree of itself and its buckets (`measures.hierarchical`). A smaller alpha takes more
+    shifts, or no p could reach it. The choice on the search part is judged at acceptance.alpha: a look at the holdout
+    costs nothing there.
     """
     gate = config.acceptance
     level = gate.alpha if alpha is None else alpha

@@ -91,7 +91,7 @@ def certify(
     Parameters
     ----------
     full : bool
-        1,001 null markets and planted ones of known accuracy; about an hour. Else `noise.markets` of each kind.
+        1,001 null markets and planted ones of known accuracy; half an hour and more. Else `noise.markets` of each kind.
     workers : int, optional
         Processes; None: one a processor.
 

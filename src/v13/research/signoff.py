@@ -103,7 +103,7 @@ def sign_off(
     notebooks : Path, optional
         Default: root/notebooks.
     full : bool
-        Judge the 1,001 markets of a full noise certificate, where none is kept; about an hour.
+        Judge the 1,001 markets of a full noise certificate, where none is kept; half an hour and more.
     workers : int, optional
         Processes of the noise certificate.
     count : callable, optional

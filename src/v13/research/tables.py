@@ -298,7 +298,7 @@ def horizons(result: HoldoutResult) -> Table:
 
 
 def buckets(result: HoldoutResult) -> Table:
-    """Every bucket at every horizon: its p before and after Holm, what its events could show, and the decision."""
+    """Every bucket at every horizon: p before and after the correction, what it could show, and the decision."""
     return Table(
         [
             {
