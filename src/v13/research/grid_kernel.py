@@ -323,7 +323,7 @@ def null_maximum(
 
     code (2, H, m) int8 holds 1 hit, 0 miss, -1 neither of a bull and of a bear at every place of all panels end to end,
     each `length` long; position (k,) int64 is a candidate's place there, less 2 m if it is a bear. chain and entry as
-    `difference` leaves them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), 0 for one without a
+    `difference` leaves them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), inf for one without a
     judged event; -inf where a setting is not eligible or a horizon has fewer than `least`.
     """
     n_horizons, m = code.shape[1], code.shape[2]
@@ -362,7 +362,9 @@ def null_maximum(
                 n, hits = both >> 32, both & 0xFFFFFFFF
                 if n < least or eligible[s] == 0:
                     total[s] = -math.inf
-                elif n > 0:
+                elif n == 0:  # all its events moved to times without a label: the shift counts as one that reaches
+                    total[s] = math.inf
+                else:
                     total[s] += (2.0 * hits - n) / math.sqrt(n)
         for s in range(n_settings):
             value = total[s] / n_horizons
