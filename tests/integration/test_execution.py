@@ -79,6 +79,9 @@ def test_an_interrupted_search_resumes_from_what_it_finished(
         judge_grid(SETTINGS, PARTS, job(), kept=tmp_path, progress=stop)
     kept = len(list(tmp_path.glob("*.npz")))
     assert 0 < kept < N_SLICES
+    damaged = sorted(tmp_path.glob("*.npz"))[0]
+    damaged.write_bytes(b"not a slice")
+    kept -= 1
     judged: list[int] = []
     real = execution.judge_slice
 

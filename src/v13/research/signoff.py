@@ -37,8 +37,8 @@ _RULES = {
         "production_bar_ms",
         "min_shift_bars",
     ),
-    "search": ("horizons_bars", "min_bucket_events", "cost_bps", "search_share"),
-    "noise": ("markets", "max_bars"),
+    "search": ("horizons_bars", "min_events", "min_bucket_events", "cost_bps", "search_share", "folds"),
+    "noise": ("markets", "max_bars", "seed"),
 }
 CERTIFICATE_FILE = "noise_certificate.json"
 ARTIFACTS = (
