@@ -345,12 +345,13 @@ def spearman(line: Callable[[str, str, str], None], bars: np.ndarray, settings: 
         scans = [grid.scan_symbol(bars, part.features, [part], SessionClock(), HORIZONS)]
         pooled = slices._pool(part, scans, blocks, 0.0)
         signed = np.ascontiguousarray(pooled.returns[:, 0] * pooled.side)
-        for start, event in slices._lists(part, pooled):
+        for lists in slices._lists(part, pooled, slices.LIST_ROOM):
+            start, event = lists.start, lists.event
             rho = np.empty(len(start) - 1)
             for _ in range(2):  # the first run compiles
                 began = time.perf_counter()
                 ranking = slices._ranking(pooled.score, signed)
-                grid_kernel.rank_correlations(start, event, *ranking, rho)
+                grid_kernel.rank_correlations(start, event, ranking, rho)
                 spent = time.perf_counter() - began
             mine += spent
             began = time.perf_counter()

@@ -184,7 +184,8 @@ def test_ctrl_c_in_the_middle_of_a_notebook_leaves_the_old_outputs(project: Path
     assert "interrupted" in rest
     assert old.read_text() == "the old one"
     left = {p.name for p in (project / "runs").iterdir()}
-    assert left <= {"real_test", "noise", "holdout_ledger.sqlite"}  # a certificate and a seal are whole by themselves
+    # A certificate and a seal are whole by themselves; .search holds what a search goes on from.
+    assert left <= {"real_test", "noise", "holdout_ledger.sqlite", ".search"}
     assert not (project / "reports").exists() or list((project / "reports").iterdir()) == []
     assert not list((project / "config/calibration").glob("*.json"))
 
@@ -219,7 +220,8 @@ def test_edge_prints_every_cell_and_the_whole_record_costs_a_look(
     tape = write_bars(project / "tape.parquet", bars, simulated=False)
     assert main(["edge", "--data", str(tape), "--json"]) == 0
     searched = json.loads(capsys.readouterr().out)
-    assert not (project / "runs/holdout_ledger.sqlite").exists()
+    assert main(["ledger", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["looks"] == []  # sealed, but its holdout was not looked at
     assert main(["edge", "--data", str(tape), "--json", "--whole"]) == 0
     whole = json.loads(capsys.readouterr().out)
     assert whole[0]["n"] > 1.4 * searched[0]["n"] > 100
@@ -242,3 +244,26 @@ def test_edge_prints_every_cell_and_the_whole_record_costs_a_look(
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("| symbol | source | kind |")
     assert len(table) == 2 + len(searched)
+
+
+def test_edge_on_the_search_part_is_free_only_for_a_holdout_it_did_not_see(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = market.simulate_bars(market.MarketSpec("planted", 20_000), 2).bars
+    tape = write_bars(project / "tape.parquet", bars, simulated=False)
+    data = ["--data", str(tape)]
+
+    def number(out: str) -> int:
+        """The look that `accept` takes at the product's cut."""
+        monkeypatch.delenv("V13__SEARCH__SEARCH_SHARE", raising=False)
+        assert main(["accept", *data, "--out", out]) in (0, 4)
+        capsys.readouterr()
+        return int(json.loads((project / out / "acceptance.json").read_text())["look"]["number"])
+
+    assert main(["edge", *data]) == 0
+    assert number("first") == 1  # none of this holdout was seen
+    shutil.rmtree(project / "runs")
+    monkeypatch.setenv("V13__SEARCH__SEARCH_SHARE", "0.97")
+    assert main(["edge", *data]) == 0
+    assert main(["edge", *data]) == 0  # the same again costs no more
+    assert number("second") == 2

@@ -12,10 +12,11 @@ import pytest
 
 from v13 import market, measures
 from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
-from v13.errors import ConfigError
+from v13.errors import ConfigError, StoreError
 from v13.research import execution
 from v13.research.execution import Job, judge_grid
 from v13.research.grid import Blocks, Slice
+from v13.research.run import code_fingerprint
 from v13.research.settings import expand_grid
 from v13.research.slices import SliceResult
 from v13.research.trials import SymbolPart
@@ -115,6 +116,67 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(alone: list
         found = judge_grid(SETTINGS, PARTS, job(), scheduler=cluster.scheduler_address, progress=kill)
     assert len(killed) == 1
     assert same(found, alone)
+
+
+def test_a_cluster_whose_workers_run_other_code_is_refused_before_a_task_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here the code is another: the workers, processes of their own, run what is on disk."""
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(execution, "code_fingerprint", lambda: "f" * 64)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        worker = next(iter(cluster.workers.values())).worker_address
+        with pytest.raises(
+            ConfigError, match=rf"other code of v13 than here \(ffffffffffff\): {worker} runs [0-9a-f]{{12}};"
+        ):
+            judge_grid(SETTINGS, PARTS, job(), scheduler=cluster.scheduler_address)
+        # One that came after the others were asked is found by its first task.
+        monkeypatch.setattr(execution, "_check_workers", lambda *_: None)
+        with pytest.raises(ConfigError, match=r"a worker runs code [0-9a-f]{12} of v13, expected ffffffffffff"):
+            judge_grid(SETTINGS, PARTS, job(), scheduler=cluster.scheduler_address)
+
+
+class FakeClient:
+    """What a client says of workers that cannot answer."""
+
+    def run(self, _: object, *, on_error: str) -> dict[str, object]:
+        assert on_error == "return"
+        return {"tcp://b:1": code_fingerprint(), "tcp://a:1": ModuleNotFoundError("No module named 'v13'")}
+
+
+def test_a_worker_without_v13_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"tcp://a:1 cannot tell \(ModuleNotFoundError: No module named 'v13'\); "):
+        execution._check_workers(FakeClient(), code_fingerprint())
+
+
+def test_two_runs_of_one_key_do_not_share_their_slices_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: list[tuple[Slice, SliceResult]]
+) -> None:
+    monkeypatch.setattr(execution, "WORTH_KEEPING_S", -1.0)
+    refused: list[str] = []
+
+    def second(done: int, _: int) -> None:
+        if done and not refused:
+            with pytest.raises(StoreError, match="another run of the same inputs") as found:
+                judge_grid(SETTINGS, PARTS, job(), kept=tmp_path / "key")
+            refused.append(str(found.value))
+            assert same(judge_grid(SETTINGS, PARTS, job(), kept=tmp_path / "other"), alone)
+
+    assert same(judge_grid(SETTINGS, PARTS, job(), kept=tmp_path / "key", progress=second), alone)
+    assert str(tmp_path / "key") in refused[0]
+    assert same(judge_grid(SETTINGS, PARTS, job(), kept=tmp_path / "key"), alone)  # free again
+
+
+def test_a_lock_on_a_folder_that_was_taken_away_is_no_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "key"
+    with execution._locked(folder):
+        (folder / "lock").unlink()
+        folder.rmdir()  # as the run that ends does
+        with execution._locked(folder), pytest.raises(StoreError), execution._locked(folder):
+            pytest.fail("locked twice")
 
 
 def test_a_scheduler_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from v13.errors import ConfigError, StoreError
 from v13.research import search, stages
 from v13.research.acceptance import HoldoutResult
 from v13.research.run import Run, open_run
-from v13.research.signoff import changed_rules
+from v13.research.signoff import changed_settings
 from v13.store import HOLDOUT_LEDGER, HoldoutLedger
 
 N_BARS = 150_000
@@ -142,11 +142,11 @@ def test_rules_that_were_changed_are_named_and_a_dropped_horizon_stays_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product = {"noise.markets": 3, "noise.max_bars": 150_000}
-    assert changed_rules(open_market(tmp_path, "random_walk", 2_000, 14, product).config) == []
+    assert changed_settings(open_market(tmp_path, "random_walk", 2_000, 14, product).config) == []
     monkeypatch.setenv("V13__SEARCH__HORIZONS_BARS", "[10, 2000]")
     monkeypatch.setenv("V13__ACCEPTANCE__ALPHA", "0.2")
     run = open_market(tmp_path, "planted", 60_000, 14, product | {"noise.markets": 1})
-    assert [c.split(" is ")[0] for c in changed_rules(run.config)] == [
+    assert [c.key for c in changed_settings(run.config)] == [
         "acceptance.alpha",
         "search.horizons_bars",
         "noise.markets",

@@ -11,18 +11,16 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.error import YAMLError
 
 from v13.config.ranges import Problem, did_you_mean
-from v13.config.schema import CHILDREN, Config
+from v13.config.schema import CHILDREN, LIVE_SECTIONS, Config
+from v13.config.yaml_lines import key_place, plain, read_tree, shown_value, yaml_reason
 from v13.errors import ConfigError
 
 __all__ = ["DEFAULT_ENV", "ENV_VARIABLE", "Loaded", "fingerprint", "load"]
@@ -30,7 +28,6 @@ __all__ = ["DEFAULT_ENV", "ENV_VARIABLE", "Loaded", "fingerprint", "load"]
 ENV_VARIABLE: Final = "V13_ENV"  # names the environment where no flag does
 DEFAULT_ENV: Final = "development"
 PREFIX: Final = "V13__"
-MAX_DEPTH: Final = 4  # of lists and mappings inside one value; no setting has more than one
 # Our words for what pydantic expected, by its error type; for the rest its own words will do.
 _EXPECTED: Final = {
     "int_type": "a whole number",
@@ -45,7 +42,6 @@ _EXPECTED: Final = {
     "less_than": "a number below {lt}",
     "less_than_equal": "a number up to {le}",
 }
-MAX_SHOWN: Final = 80  # characters of a bad value that are repeated in its error
 
 Keys = tuple[str, ...]
 Locate = Callable[[Any, Any, str], str]
@@ -123,8 +119,16 @@ def load(
 
 
 def fingerprint(config: Config) -> str:
-    """Return the sha256 (64 hex digits) of the settings: equal for equal values, wherever they came from."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return the sha256 (64 hex digits) of the settings of research: equal for equal values, wherever they came from.
+
+    How a signed-off detector is run says nothing of what was found, and is left out.
+    """
+    text = json.dumps(
+        config.model_dump(mode="json", exclude=set(LIVE_SECTIONS)),
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -139,17 +143,10 @@ def _environment_file(root: Path, name: str) -> Path:
 
 def _file_layer(root: Path, path: Path) -> _Layer:
     shown = path.relative_to(root).as_posix()
-    try:
-        tree = YAML(typ="rt").load(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{shown}: missing; expected it in {root}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown}: cannot be read: {error}") from error
-    except YAMLError as error:
-        raise ConfigError(f"{shown}:{_line(error, path)}: {_yaml_reason(error)}") from error
+    tree = read_tree(path, shown)
     layer = _Layer(shown)
     if tree is not None:  # nothing but comments: an environment that changes nothing
-        _gather(tree, (), f"{shown}:1", lambda node, key, above: _key_place(shown, node, key, above), layer)
+        _gather(tree, (), f"{shown}:1", lambda node, key, above: key_place(shown, node, key, above), layer)
     return layer
 
 
@@ -177,7 +174,7 @@ def _place(parts: Keys, value: object, origin: str, layer: _Layer) -> None:
         try:
             value = YAML(typ="safe", pure=True).load(value)
         except YAMLError as error:
-            layer.problems.append((origin, f"{'.'.join(parts)}: {_yaml_reason(error)}"))
+            layer.problems.append((origin, f"{'.'.join(parts)}: {yaml_reason(error)}"))
             return
     for part in reversed(parts):
         value = {part: value}
@@ -187,10 +184,10 @@ def _place(parts: Keys, value: object, origin: str, layer: _Layer) -> None:
 def _gather(node: Any, path: Keys, origin: str, locate: Locate, layer: _Layer) -> None:
     """Put the values below `node` into the layer; keys the schema does not have become problems."""
     if path not in CHILDREN:
-        layer.values[".".join(path)] = (_plain(node), origin)
+        layer.values[".".join(path)] = (plain(node), origin)
         return
     if not isinstance(node, Mapping):
-        text = f"expected settings, one `key: value` a line, found {_shown(node)}"
+        text = f"expected settings, one `key: value` a line, found {shown_value(node)}"
         layer.problems.append((origin, ": ".join(filter(None, (".".join(path), text)))))
         return
     for key in node:
@@ -251,7 +248,7 @@ def _located(item: Mapping[str, Any], values: Mapping[str, tuple[Any, str]], lay
 
 def _message(item: Mapping[str, Any]) -> str:
     expected = _EXPECTED.get(item["type"], str(item["msg"]).removeprefix("Input should be "))
-    return f"expected {expected.format(**item.get('ctx', {}))}, found {_shown(item['input'])}"
+    return f"expected {expected.format(**item.get('ctx', {}))}, found {shown_value(item['input'])}"
 
 
 def _order(origin: str) -> tuple[int, str]:
@@ -261,45 +258,3 @@ def _order(origin: str) -> tuple[int, str]:
 
 def _same_place(_node: Any, _key: Any, above: str) -> str:
     return above
-
-
-def _key_place(shown: str, node: Any, key: Any, above: str) -> str:
-    # A key that came in through an alias or a merge has no line of its own: its parent's line stands for it.
-    lines = node.lc.data if isinstance(node, CommentedMap) and node.lc.data else {}
-    return f"{shown}:{lines[key][0] + 1}" if key in lines else above
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a value without the YAML reader's own types; what is no plain value stays, and the schema refuses it."""
-    if depth > MAX_DEPTH:
-        return value
-    if isinstance(value, Mapping):
-        return {k: _plain(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v, depth + 1) for v in value]
-    for kind in (str, int, float):
-        if isinstance(value, kind) and not isinstance(value, bool):
-            return kind(value)
-    return value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, date):
-        return f"the date {value}"
-    text = "nothing" if value is None else repr(_plain(value))
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def _line(error: YAMLError, path: Path) -> int:
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        return int(error.problem_mark.line) + 1
-    if isinstance(error, ReaderError):
-        return path.read_text(encoding="utf-8")[: error.position].count("\n") + 1
-    return 1
-
-
-def _yaml_reason(error: YAMLError) -> str:
-    if isinstance(error, MarkedYAMLError) and error.problem is not None:
-        first = str(error.problem).strip().splitlines()[0]
-        return first if first.startswith("found duplicate key") else f"not valid YAML: {first}"
-    return f"not valid YAML: {str(error).splitlines()[0]}"

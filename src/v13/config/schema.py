@@ -26,7 +26,7 @@ from v13.detector.params import DecisionParams, FeatureParams
 from v13.detector.sessions import SessionClock
 from v13.errors import ConfigError
 
-__all__ = ["CHILDREN", "Config"]
+__all__ = ["CHILDREN", "LIVE_SECTIONS", "Config"]
 
 MAX_BAR_MS: Final = 31 * 86_400_000  # the longest kline there is: a month
 MAX_SETTINGS: Final = 100_000  # points of a grid; beyond it a grid is a typing error, and no correction survives it
@@ -36,6 +36,7 @@ def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(_tuple)]
 Band = Annotated[tuple[float, float], BeforeValidator(_tuple)]
 
@@ -317,8 +318,68 @@ class RunSettings(Section):
     seed: int = Field(default=13, ge=0, le=2**32 - 1, description="seed of all resampling")
 
 
+class Runner(Section):
+    """The live runner."""
+
+    symbols: Names = Field(default=("BTCUSDT",), min_length=1, description="symbols it follows")
+    market: Literal["spot", "usdm"] = Field(default="usdm", description="which of Binance's markets")
+    parameters: str | None = Field(
+        default="runs/real_test/best_global.yaml", description="released parameters; null: features and detector here"
+    )
+    overrides: str | None = Field(default="runs/real_test/best_by_bucket.yaml", description="bucket overrides, or null")
+    calibration: str | None = Field(
+        default="config/calibration/divergence_score_calibration.json", description="calibration map, or null"
+    )
+    signoff: str = Field(default="reports/latest/signoff.json", description="the sign-off the hashes must match")
+    require_signoff: bool = Field(default=False, description="start only with what was signed off")
+    log: str = Field(default="runs/live/events.sqlite", description="event log")
+    grace_ms: int = Field(default=250, ge=0, le=60_000, description="wait for a bar's last messages, ms")
+    queue_limit: int = Field(default=100_000, ge=100, le=100_000_000, description="messages that may wait")
+    checkpoint_bars: int = Field(default=60, ge=1, le=1_000_000, description="bars between two checkpoints of a symbol")
+    stop_s: float = Field(default=5.0, gt=0, le=600, description="longest orderly stop, s")
+
+
+class Exporter(Section):
+    """The metrics endpoint."""
+
+    host: str = Field(default="127.0.0.1", description="address it listens on")
+    port: int = Field(default=8003, ge=0, le=65_535, description="0: any free one, which the log names")
+    tls_cert: str | None = Field(default=None, description="PEM file; with tls_key: HTTPS")
+    tls_key: str | None = Field(default=None, description="PEM file")
+    user: str | None = Field(default=None, description="with password_file: basic authentication")
+    password_file: str | None = Field(default=None, description="file that holds the password")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Exporter:
+        for a, b in (("tls_cert", "tls_key"), ("user", "password_file")):
+            if (getattr(self, a) is None) != (getattr(self, b) is None):
+                refuse(
+                    [Problem((f"exporter.{a}", f"exporter.{b}"), f"expected together with exporter.{b}, or neither")]
+                )
+        return self
+
+
+class Feed(Section):
+    """The connection to the exchange."""
+
+    ws_url: str | None = Field(default=None, description="null: Binance's own, by runner.market")
+    rest_url: str | None = Field(default=None, description="null: Binance's own, by runner.market")
+    backoff_min_s: float = Field(default=0.5, gt=0, le=60, description="first wait before a reconnect, at most, s")
+    backoff_max_s: float = Field(default=30.0, gt=0, le=3600, description="longest wait before a reconnect, s")
+    idle_s: float = Field(default=15.0, gt=0, le=3600, description="a connection silent for longer is given up, s")
+    stale_s: float = Field(default=10.0, gt=0, le=3600, description="a symbol silent for longer is stale, s")
+    max_frame_bytes: int = Field(
+        default=262_144, ge=1_024, le=1 << 26, description="a larger frame ends the connection"
+    )
+    rotate_s: float = Field(default=82_800.0, gt=0, le=86_400, description="a new connection before Binance's 24 h, s")
+    timeout_s: float = Field(default=10.0, gt=0, le=300, description="longest wait for an answer, s")
+
+
+LIVE_SECTIONS: Final = ("runner", "exporter", "feed")  # what research does not depend on
+
+
 class Config(Section):
-    """All settings of the research side."""
+    """All settings."""
 
     market: Market = Market()
     download: Download = Download()
@@ -330,6 +391,9 @@ class Config(Section):
     calibration: Calibration = Calibration()
     noise: Noise = Noise()
     run: RunSettings = RunSettings()
+    runner: Runner = Runner()
+    exporter: Exporter = Exporter()
+    feed: Feed = Feed()
 
     @model_validator(mode="after")
     def _grid_has_a_point(self) -> Config:

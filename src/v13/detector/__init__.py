@@ -1,9 +1,10 @@
 """The product: one compiled divergence detector for research and production."""
 
 from v13.detector.dtypes import BAR, CHANNELS, EVENT, FEATURE, KINDS, REASONS, TYPES
-from v13.detector.engine import Detector, Scan, candidates, compute_features, divergences, replay, scan
+from v13.detector.engine import Detector, compute_features, divergences, prices, replay
 from v13.detector.mapping import CalibrationMap, Curve
 from v13.detector.params import BucketOverride, DecisionParams, DetectorParams, FeatureParams
+from v13.detector.scanning import Scan, candidates, scan
 from v13.detector.sessions import SessionClock
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "candidates",
     "compute_features",
     "divergences",
+    "prices",
     "replay",
     "scan",
 ]

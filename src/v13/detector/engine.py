@@ -7,26 +7,21 @@ of the input gives the same bytes. `snapshot` and `restore` carry the whole stat
 from __future__ import annotations
 
 import io
-import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from v13.detector import kernel
-from v13.detector.dtypes import BAR, CANDIDATE, DECISION_PARAMS, EVENT, FEATURE, OFI_CVD_CONFLICT, REASONS
-from v13.detector.params import DetectorParams
+from v13.detector.dtypes import BAR, EVENT, FEATURE, OFI_CVD_CONFLICT, REASONS
+from v13.detector.params import DetectorParams, FeatureParams
 from v13.detector.sessions import SessionClock
 from v13.errors import DataError, StoreError
 
-__all__ = ["Detector", "Scan", "candidates", "compute_features", "divergences", "replay", "scan"]
+__all__ = ["Detector", "compute_features", "divergences", "prices", "replay"]
 
 CHUNK_BARS: Final = 262_144  # bounds the memory of feature rows in `run`
-BLOCK_BARS: Final = 4_096  # prices whose running extrema stay in the processor's nearest cache
 SNAPSHOT_VERSION: Final = 1
 _STATE_ARRAYS: Final = ("_feature_state", "_windows", "_meta", "_state", "_pivots", "_ring", "_ring_px", "_counters")
 
@@ -294,146 +289,12 @@ def compute_features(params: DetectorParams, bars: Records, sessions: SessionClo
     return rows
 
 
-@dataclass(frozen=True)
-class Scan:
-    """The candidates of one market at several `swing_L`, before the gates.
-
-    rows (n,) FEATURE; taken (t,) int32 rows that have a price; px (t,) float64 their prices; candidates: by swing_L,
-    (k,) CANDIDATE in order of bar.
-    """
-
-    rows: Records
-    taken: NDArray[np.int32]
-    px: NDArray[np.float64]
-    candidates: Mapping[int, Records]
-
-    def events(self, swing_L: int, which: NDArray[np.int64] | None = None) -> Records:
-        """Return candidates (all, or those at the (k,) places `which`) as full records: (k,) EVENT.
-
-        They come from the function the detector itself uses, so they are the same to the last bit; `agree` and the
-        thresholds are 0, as no gate has been passed.
-        """
-        found = self.candidates[swing_L] if which is None else self.candidates[swing_L][which]
-        params = np.zeros(12, DECISION_PARAMS)
-        params["swing_L"] = swing_L
-        two, counters, three = np.zeros(2, kernel.PIVOT), np.zeros(len(REASONS), np.int64), np.zeros(3, EVENT)
-        out = np.zeros(found.size, EVENT)
-        kernel.expand_candidates(self.rows, swing_L, self.taken, self.px, found, params, two, counters, three, out)
-        return out
-
-
-def scan(
-    rows: Records, swing_Ls: Sequence[int], bar_ms: int, z_hi: float = 0.0, z_mid: float = 0.0, workers: int = 1
-) -> Scan:
-    """Collect the candidates of several `swing_L` at once.
-
-    Parameters
-    ----------
-    rows : (n,) FEATURE
-        From `compute_features`.
-    swing_Ls : distinct ints, >= 1
-    bar_ms : int, > 0
-    z_hi, z_mid : float, >= 0
-        The lowest thresholds anybody will ask for: candidates below them are left out.
-    workers : int
-        Threads; the result does not depend on it.
-
-    Returns
-    -------
-    Scan
-
-    Notes
-    -----
-    One pass finds the pivots of all swings (they are nested); pairs of pivots are sparse.
-    """
-    n = rows.size
-    px, vol_ok, bucket = np.empty(n), np.empty(n), np.empty(n, np.int8)
-    with _Threads(workers) as threads:
-
-        def read(part: tuple[int, int]) -> tuple[int, NDArray[np.int64]]:
-            gaps = np.empty(part[1] - part[0], np.int64)
-            n_without, n_gaps = kernel.read_columns(rows, bar_ms + bar_ms // 2, *part, px, vol_ok, bucket, gaps)
-            return n_without, gaps[:n_gaps].copy()
-
-        found = threads.map(read, _parts(0, n, workers))
-        gaps = np.concatenate([of_part for _, of_part in found])
-        taken = np.arange(n, dtype=np.int32)
-        if any(n_without for n_without, _ in found):
-            taken = np.flatnonzero(~np.isnan(px)).astype(np.int32)
-            px, vol_ok, bucket = px[taken], vol_ok[taken], bucket[taken]
-        edges = [0, *np.searchsorted(taken, gaps).tolist(), taken.size]
-        at, reach, run = _pivots(px, edges, min(swing_Ls), max(swing_Ls), workers, threads)
-        readings, flags = np.empty((at.size, 4)), np.empty((3, at.size), np.int8)
-
-        def look(part: tuple[int, int]) -> None:
-            own = slice(*part)
-            kernel.read_pivots(rows, taken, at[own], z_hi, z_mid, readings[own], *flags[:, own])
-
-        threads.map(look, _parts(0, at.size, workers))
-
-        def pair(swing_L: int) -> Records:
-            size = max(256, at.size)  # three channels a pair could be more, and then the loop comes again
-            while True:
-                out = np.empty(size, CANDIDATE)
-                k = kernel.scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, *flags, out)
-                if k <= size:
-                    return out[:k]
-                size = k
-
-        candidates_of = threads.map(pair, swing_Ls)
-    return Scan(rows, taken, px, dict(zip(swing_Ls, candidates_of, strict=True)))
-
-
-class _Threads:
-    """A thread pool, or none for one worker; `map` gives results in order."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
-
-    def __enter__(self) -> _Threads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def map(self, call: Callable[[Any], Any], over: Iterable[Any]) -> list[Any]:
-        return list(map(call, over)) if self._pool is None else list(self._pool.map(call, over))
-
-
-def _parts(first: int, last: int, workers: int) -> list[tuple[int, int]]:
-    edges = np.linspace(first, last, max(workers, 1) + 1).astype(int).tolist()
-    return list(itertools.pairwise(edges))
-
-
-def _pivots(
-    px: NDArray[np.float64], edges: list[int], least: int, most: int, workers: int, threads: _Threads
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Return place, reach (negative: a low) and number of the gap-free run of every pivot."""
-
-    def find(part: tuple[int, int, int, int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-        number, first, last, start, stop = part
-        at = np.empty((stop - start) // (least + 1) * 2 + 4, np.int32)  # extrema of a kind lie over `least` bars apart
-        reach = np.empty_like(at)
-        scratch = np.empty((2, 2, min(BLOCK_BARS, stop - start) + 2 * least))
-        n = kernel.find_pivots(px, first, last, start, stop, least, most, *scratch, at, reach)
-        return at[:n], reach[:n], np.full(n, number, np.int32)
-
-    parts = []
-    for number, (first, last) in enumerate(itertools.pairwise(edges)):
-        pieces = workers if last - first > 50_000 else 1  # a shorter run is not worth a second thread
-        parts += [(number, first, last, *part) for part in _parts(first, last, pieces) if part[1] > part[0]]
-    found = threads.map(find, parts)
-    if not found:
-        nothing = np.zeros(0, np.int32)
-        return nothing, nothing, nothing
-    at, reach, run = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return at, reach, run
-
-
-def candidates(rows: Records, swing_L: int, bar_ms: int) -> Records:
-    """Return every candidate of one `swing_L` before the gates: (k,) EVENT, in order of bar."""
-    return scan(rows, [swing_L], bar_ms).events(swing_L)
+def prices(params: FeatureParams, bars: Records) -> NDArray[np.float64]:
+    """Return the price of each bar that pivots and labels use, `px` of FEATURE: (n,) float64 of (n,) BAR."""
+    mid, close, lag = bars["mid"], bars["close"], bars["lag_quote_ms"]
+    fresh = np.isfinite(mid) & (lag >= 0) & (lag <= params.max_lag_ms)
+    px: NDArray[np.float64] = np.where(fresh | ~np.isfinite(close), mid, close)
+    return np.where(np.isfinite(px), px, np.nan)
 
 
 def replay(cands: Records, params: DetectorParams) -> Records:

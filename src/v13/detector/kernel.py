@@ -636,17 +636,17 @@ def advance(
 
 
 @njit(cache=True, nogil=True)
-def read_columns(rows, gap_ms, start, stop, px, vol_ok, bucket, gaps):
+def read_columns(rows, gap_ms, start, stop, ts_ms, px, vol_ok, bucket, gaps):
     """Copy what a scan looks up at random from rows[start:stop] into columns; return (bars without a price, gaps).
 
-    rows (n,) FEATURE; px, vol_ok (n,) float64; bucket (n,) int8, that of channel 0; gaps (m,) int64 receives the
-    numbers of the rows that follow a gap.
+    rows (n,) FEATURE; ts_ms (n,) int64; px, vol_ok (n,) float64; bucket (n,) int8, that of channel 0; gaps (m,) int64
+    receives the numbers of the rows that follow a gap.
     """
     n_without = n_gaps = 0
     before = rows[max(start - 1, 0)]["ts_ms"]
     for i in range(start, stop):
         row = rows[i]
-        px[i], vol_ok[i] = row["px"], row["vol_ok"]
+        ts_ms[i], px[i], vol_ok[i] = row["ts_ms"], row["px"], row["vol_ok"]
         bucket[i] = _bucket(row["session"], row["liquidity"], 0)
         if math.isnan(row["px"]):
             n_without += 1
@@ -750,16 +750,46 @@ def _heights(px, at, is_low, swing_L):
 
 
 @njit(cache=True, nogil=True)
-def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, fallback, mids, highs, out):
+def measure_heights(px, at, reach, swings, heights):
+    """Measure each pivot as `_heights` does, at every swing it reaches, going outwards once.
+
+    px (n,) float64; at, reach (m,) int32 as `find_pivots` leaves them; swings (w,) int64, ascending; heights (w, m, 2)
+    float64 receives validity and swing_bps, and is left alone at swings beyond a pivot's reach.
+    """
+    for k in range(at.size):
+        c = at[k]
+        p = px[c]
+        is_low = reach[k] < 0
+        room = abs(reach[k])
+        left, right = px[c - 1], px[c + 1]
+        j = 2
+        for w in range(swings.size):
+            if swings[w] > room:
+                break
+            if is_low:
+                while j <= swings[w]:
+                    left, right = max(left, px[c - j]), max(right, px[c + j])
+                    j += 1
+                near, far = left - p, right - p
+            else:
+                while j <= swings[w]:
+                    left, right = min(left, px[c - j]), min(right, px[c + j])
+                    j += 1
+                near, far = p - left, p - right
+            heights[w, k, 0] = min(near, far) / max(near, far)
+            heights[w, k, 1] = 1e4 * max(near, far) / p
+
+
+@njit(cache=True, nogil=True)
+def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, heights, fallback, mids, highs, out):
     """Write the candidates of one swing_L that reach the thresholds of `mids` and `highs`, in order of bar.
 
     Of each bar that has a price: taken (n,) int32 its row, px, vol_ok (n,) float64, bucket (n,) int8. Of each pivot: at
-    and reach (m,) int32 as `find_pivots` leaves them, run (m,) int32 the number of its gap-free run, and what
-    `read_pivots` leaves. out (k,) CANDIDATE. Returns the number; where it is above k, `out` was too small and nothing
-    is written beyond it.
+    and reach (m,) int32 as `find_pivots` leaves them, run (m,) int32 the number of its gap-free run, what `read_pivots`
+    leaves, and heights (m, 2), those `measure_heights` leaves for this swing_L. out (k,) CANDIDATE. Returns the number;
+    where it is above k, `out` was too small and nothing is written beyond it.
     """
     last = np.full(2, -1)  # low, high
-    height = np.full((2, 2), -1.0)  # validity and swing_bps of the last low and high; -1: not measured yet
     n_out = 0
     for k in range(at.size):
         if abs(reach[k]) < swing_L:
@@ -767,9 +797,7 @@ def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, fal
         is_low = reach[k] < 0
         which = 0 if is_low else 1
         before = last[which]
-        validity_before = height[which, 0]
         last[which] = k
-        height[which, 0] = -1.0
         if before < 0:
             continue
         wanted = mids[before] & mids[k] & (highs[before] | highs[k])
@@ -779,6 +807,10 @@ def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, fal
         if px[b] == px[a]:
             continue
         direction = 1.0 if px[b] < px[a] else -1.0
+        part_ofi = _part(direction, readings[before, 0], readings[k, 0])
+        part_cvd = _part(direction, readings[before, 1], readings[k, 1])
+        validity = 0.5 * (heights[before, 0] + heights[k, 0])
+        now = b + swing_L
         for channel in range(3):
             if not wanted >> channel & 1:
                 continue
@@ -787,25 +819,15 @@ def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, fal
                 continue
             if channel == FUSION and fallback[before] == 1 and fallback[k] == 1:
                 continue
-            if height[which, 0] < 0.0:
-                height[which, 0], height[which, 1] = _heights(px, b, is_low, swing_L)
-            if validity_before < 0.0:
-                validity_before = _heights(px, a, is_low, swing_L)[0]
             if n_out < out.size:
-                now = b + swing_L
-                agreement = _agreement(
-                    channel,
-                    _part(direction, readings[before, 0], readings[k, 0]),
-                    _part(direction, readings[before, 1], readings[k, 1]),
-                )
-                validity = 0.5 * (validity_before + height[which, 0])
                 c = out[n_out]
                 c["bar"], c["a"], c["b"] = taken[now], a, b
                 c["gap_bars"] = taken[b] - taken[a]
                 c["side"] = BULL if is_low else BEAR
                 c["bucket"] = bucket[now] + channel
                 c["u"], c["v"] = max(abs(za), abs(zb)), min(abs(za), abs(zb))
-                c["swing_bps"], c["vol_ok"] = height[which, 1], vol_ok[now]
+                c["swing_bps"], c["vol_ok"] = heights[k, 1], vol_ok[now]
+                agreement = _agreement(channel, part_ofi, part_cvd)
                 c["score"] = _score(_magnitude(za, zb), validity, agreement, readings[k, 3], vol_ok[now])
             n_out += 1
     return n_out

@@ -89,6 +89,16 @@ class CalibrationMap:
             raise DataError(f"calibration: not in the expected form ({error!r})") from error
         return cls(curves)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` takes: plain values, fit for JSON."""
+        names = ("score", "prob", "expected_return", "p_low", "p_high")
+        return {
+            "horizons": [
+                {"horizon_bars": h, "knots": {name: getattr(curve, name).tolist() for name in names}}
+                for h, curve in sorted(self.curves.items())
+            ]
+        }
+
     def prob(self, score: ArrayLike, horizon_bars: int) -> NDArray[np.float64]:
         """Return the calibrated hit probability of `score`, same shape, in [0, 1]."""
         curve = self._curve(horizon_bars)

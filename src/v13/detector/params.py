@@ -202,6 +202,17 @@ class DetectorParams:
                 rows[number][name] = getattr(params, name)
         return rows
 
+    def rules(self) -> tuple[str, ...]:
+        """Return what chose the parameters of each of the 12 buckets: `global`, or the overrides that apply."""
+        found = []
+        for number in range(N_BUCKETS):
+            bucket = number // 6, number // 3 % 2, number % 3
+            applied = [o for o in self.overrides if o.matches(*bucket)]
+            applied.sort(key=lambda o: len(o.when))
+            shown = [f"{_pairs(o.when) or 'always'} -> {_pairs(o.set)}" for o in applied]
+            found.append("; ".join(shown) or "global")
+        return tuple(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for YAML and JSON."""
         return {
@@ -209,6 +220,21 @@ class DetectorParams:
             "decision": asdict(self.decision),
             "overrides": [{"when": dict(o.when), "set": dict(o.set), "why": o.why} for o in self.overrides],
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> DetectorParams:
+        """Build parameters from `to_dict` values.
+
+        Raises
+        ------
+        ConfigError
+            A value is out of range, or an override is malformed.
+        """
+        return cls(
+            FeatureParams(**document["features"]),
+            DecisionParams(**document["decision"]),
+            tuple(BucketOverride(o["when"], o["set"], o.get("why", "")) for o in document["overrides"]),
+        )
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the kernel is given; comments (`why`) do not count."""
@@ -220,6 +246,10 @@ class DetectorParams:
 def bucket_name(number: int) -> str:
     """Return `session/liquidity/source` of a bucket number."""
     return f"{SESSIONS[number // 6]}/{LIQUIDITIES[number // 3 % 2]}/{CHANNELS[number % 3]}"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ",".join(f"{key}={value}" for key, value in values.items())
 
 
 def _cast(name: str, value: float) -> float:

@@ -168,6 +168,39 @@ class BarBuilder:
         ends = [int(state["end_ms"][0]) for state in (self._trades, self._quotes)]
         return self.close_until(max(ends))
 
+    def snapshot(self) -> bytes:
+        """Return what a builder needs to go on after the last bar it handed on; its open bar must be empty.
+
+        Raises
+        ------
+        DataError
+            Messages were pushed that no bar was handed on for yet: they would be lost.
+        """
+        if self._trade_rows or self._quote_rows or self._trades["n"][0] or self._quotes["n"][0]:
+            raise DataError("bars: a builder with an open bar has no snapshot; close the bar first")
+        return b"".join(state.tobytes() for state in (self._trades, self._quotes, self._grid))
+
+    def restore(self, data: bytes) -> None:
+        """Take up the state of a `snapshot` of a builder made with the same arguments.
+
+        Raises
+        ------
+        DataError
+            The bytes are not such a snapshot. The state is untouched then.
+        """
+        dtypes = (TRADE_STATE, QUOTE_STATE, GRID_STATE)
+        if len(data) != sum(dtype.itemsize for dtype in dtypes):
+            raise DataError(f"bars: a snapshot of {len(data)} bytes is not one of this version")
+        states, at = [], 0
+        for dtype in dtypes:
+            states.append(np.frombuffer(data, dtype, 1, at).copy())
+            at += dtype.itemsize
+        trades, quotes, grid = states
+        made = (trades["bar_ms"][0], quotes["max_gap_ms"][0], grid["has_quotes"][0])
+        if made != (self.bar_ms, self.max_gap_ms, int(self.has_quotes)):
+            raise DataError("bars: the snapshot is of a builder made with other arguments")
+        self._trades, self._quotes, self._grid = trades, quotes, grid
+
     def _most_rows(self, ts_ms: NDArray[np.int64]) -> int:
         if ts_ms.size == 0:
             return 0

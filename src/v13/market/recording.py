@@ -107,9 +107,17 @@ def load(
         together; the message names the file, and the row where there is one.
     """
     rules = policy or ReadPolicy()
+    by_symbol = sources_by_symbol(paths, symbol, rules)
+    return {name: _load_symbol(name, by_symbol[name], rules) for name in sorted(by_symbol)}
+
+
+def sources_by_symbol(
+    paths: str | Path | Sequence[str | Path], symbol: str | None, policy: ReadPolicy
+) -> dict[str, list[Source]]:
+    """Recognise all files of `paths`, or those of one symbol; errors as `load`."""
     by_symbol: dict[str, list[Source]] = {}
     for path in _files(paths):
-        source = recognise(path, rules)
+        source = recognise(path, policy)
         name = source.symbol or symbol
         if name is None:
             raise DataError(
@@ -119,7 +127,7 @@ def load(
             by_symbol.setdefault(name, []).append(source)
     if not by_symbol:
         raise DataError(f"no file of {symbol} among the paths given")
-    return {name: _load_symbol(name, by_symbol[name], rules) for name in sorted(by_symbol)}
+    return by_symbol
 
 
 def _files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -143,7 +151,18 @@ def _files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def _load_symbol(symbol: str, sources: Sequence[Source], policy: ReadPolicy) -> Recording:
+@dataclass(frozen=True)
+class SymbolFiles:
+    """The files of one symbol: by kind in order of time, with what they say in common."""
+
+    by_kind: dict[str, list[Source]]
+    market: str
+    clock: str
+    simulated: bool
+
+
+def group_files(symbol: str, sources: Sequence[Source]) -> SymbolFiles:
+    """Sort the files of a symbol, and refuse those that do not go together; errors as `load`."""
     market = _the_one(symbol, "market", {source.market: source for source in sources if source.market != "unknown"})
     simulated = _the_one(symbol, "origin", {("real", "simulated")[source.simulated]: source for source in sources})
     by_kind: dict[str, list[Source]] = {}
@@ -155,6 +174,12 @@ def _load_symbol(symbol: str, sources: Sequence[Source], policy: ReadPolicy) -> 
     clock = _clock(symbol, sources)
     for group in by_kind.values():
         group.sort(key=lambda source: (source.first_ms[clock], str(source.path)))
+    return SymbolFiles(by_kind, market or "unknown", clock, simulated == "simulated")
+
+
+def _load_symbol(symbol: str, sources: Sequence[Source], policy: ReadPolicy) -> Recording:
+    files = group_files(symbol, sources)
+    by_kind, clock = files.by_kind, files.clock
     if "klines" in by_kind or "bars" in by_kind:
         (kind,) = by_kind
         bars, bar_ms, quality = _bars_of_bars(kind, by_kind[kind], clock, policy)
@@ -168,13 +193,13 @@ def _load_symbol(symbol: str, sources: Sequence[Source], policy: ReadPolicy) -> 
     rows = {file.path: file.rows for report in quality.values() for file in report.files}
     return Recording(
         symbol=symbol,
-        market=market or "unknown",
+        market=files.market,
         clock=clock,
         bar_ms=bar_ms,
         bars=bars,
         has_trades=has_trades,
         has_quotes=has_quotes,
-        simulated=simulated == "simulated",
+        simulated=files.simulated,
         truth=next((source.truth for source in sources if source.truth is not None), None),
         sources=tuple(
             _source_file(source, rows[str(source.path)]) for kind in sorted(by_kind) for source in by_kind[kind]
@@ -208,9 +233,9 @@ def _bars_of_ticks(
     while True:
         checkers = {kind: StreamChecker(kind, by_kind[kind], policy.quality, max_gap_ms) for kind in sorted(by_kind)}
         streams = {
-            kind: _whole(checker, by_kind[kind], clock, policy)
+            kind: rows_sorted(checker, by_kind[kind], clock, policy)
             if kind in in_memory
-            else _in_order(checker, by_kind[kind], clock, policy)
+            else rows_in_order(checker, by_kind[kind], clock, policy)
             for kind, checker in checkers.items()
         }
         builder = BarBuilder(bar_ms, max_gap_ms, has_trades="trades" in by_kind, has_quotes="quotes" in by_kind)
@@ -238,9 +263,10 @@ def _drive(builder: BarBuilder, streams: dict[str, Iterator[pl.DataFrame]]) -> N
     return np.concatenate([*parts, builder.finish()])
 
 
-def _in_order(
+def rows_in_order(
     checker: StreamChecker, sources: Sequence[Source], clock: str, policy: ReadPolicy
 ) -> Iterator[pl.DataFrame]:
+    """Yield the sound rows of a stream block by block; ends early where `checker.needs_memory`."""
     for file, source in enumerate(sources):
         for block in read_blocks(source, clock, policy):
             rows = checker.check(block, file)
@@ -249,7 +275,10 @@ def _in_order(
             yield rows
 
 
-def _whole(checker: StreamChecker, sources: Sequence[Source], clock: str, policy: ReadPolicy) -> Iterator[pl.DataFrame]:
+def rows_sorted(
+    checker: StreamChecker, sources: Sequence[Source], clock: str, policy: ReadPolicy
+) -> Iterator[pl.DataFrame]:
+    """Yield the sound rows of a stream that is not in order: all at once, sorted."""
     yield checker.check_whole(
         (file, block) for file, source in enumerate(sources) for block in read_blocks(source, clock, policy)
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm, rankdata, t
 
 from v13.errors import DataError
+from v13.measures.arguments import refuse_nan, refuse_other_length
 from v13.measures.labels import HIT, MISS, TIE, UNLABELLED
 
 __all__ = [
@@ -98,43 +99,39 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95, sides: Literal[1, 
     -----
     Wilson, JASA 22 (1927); no continuity correction. It takes trials for independent.
     """
-    if not 0 <= k <= n:
-        raise DataError(f"k, n: expected 0 <= k <= n, found {k}, {n}")
+    _check_count(k, n)
     if not 0 < confidence < 1:
         raise DataError(f"confidence: expected inside (0, 1), found {confidence}")
     if n == 0:
         return 0.0, 1.0
-    z = float(norm.isf((1 - confidence) / sides))
-    share = k / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # At k = 0 and k = n the bound is exactly 0 and 1; rounding may miss it by an ulp.
-    low = 0.0 if k == 0 else (centre - spread) / scale
-    high = 1.0 if k == n else (centre + spread) / scale
-    return low, high
+    low, high = wilson_intervals(np.array(k), np.array(n), confidence, sides)
+    return float(low), float(high)
 
 
-def wilson_intervals(k: NDArray[np.int64], n: NDArray[np.int64], confidence: float = 0.95) -> tuple[F64, F64]:
-    """Return `wilson_interval`, two-sided, of many shares at once.
+def wilson_intervals(
+    k: NDArray[np.int64], n: NDArray[np.int64], confidence: float = 0.95, sides: Literal[1, 2] = 2
+) -> tuple[F64, F64]:
+    """Return `wilson_interval` of many shares at once.
 
     Parameters
     ----------
     k, n : int64, one shape, 0 <= k <= n
         Successes and trials; not checked.
-    confidence : float, in (0, 1)
+    confidence, sides
+        As `wilson_interval`.
 
     Returns
     -------
     (low, high) : float64 in [0, 1], the shape of `k` and `n`
         NaN where n is 0, so that a figure leaves a gap there.
     """
-    z = float(norm.isf((1 - confidence) / 2))
+    z = float(norm.isf((1 - confidence) / sides))
     size = np.maximum(n, 1)
     share = k / size
     centre = share + z * z / (2 * size)
     spread = z * np.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
     scale = 1 + z * z / size
+    # At k = 0 and k = n the bound is exactly 0 and 1; rounding may miss it by an ulp.
     low = np.where(k == 0, 0.0, (centre - spread) / scale)
     high = np.where(k == n, 1.0, (centre + spread) / scale)
     return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)
@@ -157,8 +154,7 @@ def binomial_p(k: int, n: int, p0: float = 0.5) -> float:
     DataError
         Counts or `p0` are out of range.
     """
-    if not 0 <= k <= n:
-        raise DataError(f"k, n: expected 0 <= k <= n, found {k}, {n}")
+    _check_count(k, n)
     if not 0 < p0 < 1:
         raise DataError(f"p0: expected inside (0, 1), found {p0}")
     return float(binom.sf(k - 1, n, p0))
@@ -250,10 +246,8 @@ def spearman(x: F64, y: F64) -> float:
     DataError
         Lengths differ or a value is NaN.
     """
-    if len(x) != len(y):
-        raise DataError(f"x and y: expected one length, found {len(x)} and {len(y)}")
-    if np.isnan(x).any() or np.isnan(y).any():
-        raise DataError("x, y: expected no NaN; leave unlabelled events out")
+    refuse_other_length(x=x, y=y)
+    refuse_nan(x=x, y=y)
     if len(x) < 3:
         return math.nan
     # Mean ranks are multiples of 1/2, so these sums are exact up to 100,000 events.
@@ -291,3 +285,8 @@ def spearman_naive_p(x: F64, y: F64) -> float | None:
         return 0.0 if rho > 0 else 1.0
     free = len(x) - 2
     return float(t.sf(rho * math.sqrt(free / (1 - rho * rho)), free))
+
+
+def _check_count(k: int, n: int) -> None:
+    if not 0 <= k <= n:
+        raise DataError(f"k, n: expected 0 <= k <= n, found {k}, {n}")

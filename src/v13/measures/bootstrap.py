@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from v13.errors import DataError
 from v13.measures.accuracy import spearman
+from v13.measures.arguments import refuse_nan, refuse_other_length
 from v13.measures.bootstrap_kernel import mean_loop, reliability_loop, spearman_loop
 from v13.measures.reliability import reliability_error
 
@@ -153,7 +154,8 @@ def bootstrap_mean(
     DataError
         Lengths differ, a value is NaN or out of range.
     """
-    _check_values("values", values, ts_ms)
+    refuse_other_length(values=values, ts_ms=ts_ms)
+    refuse_nan(values=values)
     blocks = _blocks(ts_ms, block_ms, n_bootstrap, confidence)
     totals = _totals(blocks.number, values, len(blocks.size))
     resampled = _resampled(lambda drawn: _means(drawn, *totals), blocks, n_bootstrap, seed)
@@ -200,8 +202,9 @@ def bootstrap_mean_difference(
     p <= alpha about where the lower end at a level of 1 - 2 * alpha is above zero. Like the interval it is too small
     with few blocks.
     """
-    _check_values("values_a", values_a, ts_ms_a)
-    _check_values("values_b", values_b, ts_ms_b)
+    refuse_other_length(values_a=values_a, ts_ms_a=ts_ms_a)
+    refuse_other_length(values_b=values_b, ts_ms_b=ts_ms_b)
+    refuse_nan(values_a=values_a, values_b=values_b)
     blocks = _blocks(np.concatenate([ts_ms_a, ts_ms_b]), block_ms, n_bootstrap, confidence)
     n_a, n_blocks = len(values_a), len(blocks.size)
     a = _totals(blocks.number[:n_a], values_a, n_blocks)
@@ -237,7 +240,7 @@ def bootstrap_spearman(
         Lengths differ, a value is NaN or out of range.
     """
     spearman(x, y)  # refuses what cannot be ranked
-    _check_length("x", x, ts_ms)
+    refuse_other_length(x=x, ts_ms=ts_ms)
     blocks = _blocks(ts_ms, block_ms, n_bootstrap, confidence)
     by_x, by_y = np.argsort(x, kind="stable"), np.argsort(y, kind="stable")
     place = np.empty(len(x), np.int64)
@@ -293,7 +296,7 @@ def bootstrap_reliability(
     low.
     """
     reliability_error(prob, label, n_bins)  # refuses what cannot be judged
-    _check_length("prob", prob, ts_ms)
+    refuse_other_length(prob=prob, ts_ms=ts_ms)
     blocks = _blocks(ts_ms, block_ms, n_bootstrap, confidence)
     order = np.argsort(prob, kind="stable")
     sorted_prob, excess = prob[order].astype(np.float64), (prob - label)[order].astype(np.float64)
@@ -352,14 +355,3 @@ def _means(drawn: I64, total: F64, n_events: I64) -> F64:
     out = np.empty(len(drawn))
     mean_loop(drawn, total, n_events, out)
     return out
-
-
-def _check_values(name: str, values: F64, ts_ms: I64) -> None:
-    _check_length(name, values, ts_ms)
-    if np.isnan(values).any():
-        raise DataError(f"{name}: expected no NaN; leave unlabelled events out")
-
-
-def _check_length(name: str, values: F64, ts_ms: I64) -> None:
-    if len(values) != len(ts_ms):
-        raise DataError(f"{name} and ts_ms: expected one length, found {len(values)} and {len(ts_ms)}")

@@ -15,6 +15,7 @@ from statsmodels.regression.linear_model import OLS
 
 from v13.errors import DataError
 from v13.measures.accuracy import spearman
+from v13.measures.arguments import refuse_other_length
 
 __all__ = ["HacRank", "hac_rank_correlation"]
 
@@ -76,10 +77,7 @@ def hac_rank_correlation(score: F64, signed_return: F64, ts_ms: I64, reach_ms: i
     bold: at a nominal 5 % with lasting scores it rejects noise in 6-8 % of 1,000 runs with n / lag over 40, 8 % at 23,
     9 % at 12 and 13 % at 6, where scipy's Spearman does in 18-32 % of 400.
     """
-    if not len(score) == len(signed_return) == len(ts_ms):
-        raise DataError(
-            f"score, signed_return, ts_ms: expected one length, found {len(score)}, {len(signed_return)}, {len(ts_ms)}"
-        )
+    refuse_other_length(score=score, signed_return=signed_return, ts_ms=ts_ms)
     if reach_ms <= 0:
         raise DataError(f"reach_ms: expected > 0, found {reach_ms}")
     rho = spearman(score, signed_return)

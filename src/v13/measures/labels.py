@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v13.errors import DataError
+from v13.measures.arguments import refuse_other_length
 
 __all__ = ["HIT", "MISS", "TIE", "UNLABELLED", "forward_returns", "hits", "returns_at", "segments"]
 
@@ -79,8 +80,7 @@ def forward_returns(px: F64, segment: NDArray[np.integer[Any]], horizon: int) ->
     DataError
         Lengths differ, `horizon` < 1, or a price is zero, negative or infinite.
     """
-    if len(px) != len(segment):
-        raise DataError(f"px and segment: expected one length, found {len(px)} and {len(segment)}")
+    refuse_other_length(px=px, segment=segment)
     if horizon < 1:
         raise DataError(f"horizon: expected at least 1 bar, found {horizon}")
     bad = ~(np.isnan(px) | ((px > 0) & np.isfinite(px)))
@@ -126,8 +126,7 @@ def hits(ret: F64, side: NDArray[np.integer[Any]], cost_bps: float = 0.0) -> I8:
     DataError
         Lengths differ, a side is neither +1 nor -1, or the cost is negative or not finite.
     """
-    if len(ret) != len(side):
-        raise DataError(f"ret and side: expected one length, found {len(ret)} and {len(side)}")
+    refuse_other_length(ret=ret, side=side)
     if not (np.isfinite(cost_bps) and cost_bps >= 0):
         raise DataError(f"cost_bps: expected a finite number >= 0, found {cost_bps}")
     if np.any(np.abs(side) != 1):

@@ -14,6 +14,7 @@ from scipy.stats import rankdata, t
 
 from v13.errors import DataError
 from v13.measures.accuracy import wilson_interval
+from v13.measures.arguments import refuse_nan, refuse_other_length
 
 __all__ = ["brier", "brier_constant", "decile_table", "reliability_curve", "reliability_error"]
 
@@ -158,12 +159,8 @@ def decile_table(score: F64, signed_return: F64, hit: Label, n_bins: int = 10) -
     seldom overlap; where they do (many bars of events within a horizon) the bands are too narrow.
     """
     _check(np.zeros(len(hit)), hit, n_bins)
-    if not len(score) == len(signed_return) == len(hit):
-        raise DataError(
-            f"score, signed_return, hit: expected one length, found {len(score)}, {len(signed_return)}, {len(hit)}"
-        )
-    if np.isnan(score).any() or np.isnan(signed_return).any():
-        raise DataError("score, signed_return: expected no NaN; leave unlabelled events out")
+    refuse_other_length(score=score, signed_return=signed_return, hit=hit)
+    refuse_nan(score=score, signed_return=signed_return)
     number = _bins(score, n_bins)
     rows: list[Row] = []
     for b in np.unique(number):
@@ -199,8 +196,7 @@ def _bins(value: F64, n_bins: int) -> I64:
 
 
 def _check(prob: F64, label: Label, n_bins: int) -> None:
-    if len(prob) != len(label):
-        raise DataError(f"prob and label: expected one length, found {len(prob)} and {len(label)}")
+    refuse_other_length(prob=prob, label=label)
     if len(label) == 0:
         raise DataError("prob and label: expected at least one event, found none")
     if not np.all((prob >= 0) & (prob <= 1)):  # false for NaN as well

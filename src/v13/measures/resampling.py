@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v13.errors import DataError
+from v13.measures.panel import Panel, in_runs
 from v13.measures.resampling_kernel import shift_loop
 
 __all__ = [
@@ -32,39 +33,6 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 MAX_DIGIT_BITS = 14  # 128 KB of counts: what a core keeps close by
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One symbol's returns and its event train.
-
-    ret : (n,) float64, forward log return of every bar at one horizon; NaN where there is no label.
-    index : (k,) int64, in [0, n), the bars at which the events became known.
-    side : (k,) int64, +1 or -1.
-    score : (k,) float64, no NaN.
-    """
-
-    ret: F64
-    index: I64
-    side: I64
-    score: F64
-
-    def __post_init__(self) -> None:
-        if not len(self.index) == len(self.side) == len(self.score):
-            raise DataError(
-                f"panel: index, side and score: expected one length, found {len(self.index)}, {len(self.side)}, "
-                f"{len(self.score)}"
-            )
-        if self.index.size == 0:
-            return
-        if self.index.min() < 0 or self.index.max() >= len(self.ret):
-            raise DataError(
-                f"panel: index: expected bars 0 to {len(self.ret) - 1}, found {self.index.min()} to {self.index.max()}"
-            )
-        if np.any(np.abs(self.side) != 1):
-            raise DataError("panel: side: expected +1 or -1; conflict hints have no direction to judge")
-        if np.isnan(self.score).any():
-            raise DataError("panel: score: expected no NaN")
 
 
 @dataclass(frozen=True)
@@ -227,7 +195,7 @@ def circular_shift_null(
     Parameters
     ----------
     panels : one Panel a symbol
-        Panels without events take no part.
+        Panels without events take no part. Those on common times are shifted within runs, see Notes.
     min_shift, n_shifts, seed
         As `draw_shifts`.
     cost_bps : float, >= 0
@@ -250,14 +218,21 @@ def circular_shift_null(
     in their order, overlap and volatility of returns and a drift of the whole record are the same in every shift, so
     none of them can pass for an edge. It needs no independence, but it does need the record to be alike throughout:
     an event train that avoids a lasting change of regime is compared with times of that regime as well.
+
+    Symbols on common times move together, so what ties them stays. Where symbols set in or stop, time is cut into runs
+    (`panel.in_runs`), and each run is shifted circularly along itself by the same fraction of its length: no event
+    comes to where its symbol was not recorded, and symbols side by side still meet the same returns. Of 1,500 pairs of
+    random walks (correlation 0.95, half overlap) accuracy rejected 5.4 % at a nominal 5 %; shifted along all common
+    times 3.5 % (disjoint pairs 0 %: events lost their labels), each along its own 6.3 % (their tie was lost).
     """
     filled = [p for p in panels if p.index.size]
     if not filled:
         empty = ShiftNull(None, np.empty(0), None)
         return ShiftNulls(empty, empty, 0, min_shift)
-    shifts = draw_shifts([len(p.ret) for p in filled], min_shift, n_shifts, seed)
-    observed = shift_statistics(filled, np.zeros((1, len(filled)), np.int64), cost_bps, rho=rho)
-    null = shift_statistics(filled, shifts, cost_bps, rho=rho)
+    pieces, lengths, run = in_runs(filled, min_shift)
+    shifts = draw_shifts(lengths, min_shift, n_shifts, seed)[:, run]
+    observed = shift_statistics(pieces, np.zeros((1, len(pieces)), np.int64), cost_bps, rho=rho)
+    null = shift_statistics(pieces, shifts, cost_bps, rho=rho)
     accuracy, spearman = (_against(float(o[0]), n) for o, n in zip(observed, null, strict=True))
     return ShiftNulls(accuracy, spearman, len(shifts), min_shift)
 

@@ -6,13 +6,29 @@ As in `gates`, a rule computes no statistic of events and reads no config: every
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from v13.measures.accuracy import Accuracy
 from v13.measures.verdict import Criterion, Status
 
-__all__ = ["judge_placebo", "judge_plateau"]
+__all__ = ["EdgeKept", "judge_placebo", "judge_plateau"]
 
 LEAST_KEPT = 0.5  # "most of its edge"
+
+
+class EdgeKept(TypedDict):
+    """The chosen setting among its neighbours, on the search part.
+
+    edge : its accuracy above one half, mean over horizons.
+    share : the median neighbour's edge as a share of it; None without neighbours, or where `edge` is not above 0.
+    n_neighbours : settings around it that have events.
+    around : by real-valued parameter, the least and the highest value among its neighbours and itself.
+    """
+
+    edge: float
+    share: float | None
+    n_neighbours: int
+    around: dict[str, list[float]]
 
 
 def judge_placebo(
@@ -91,28 +107,43 @@ def judge_placebo(
     )
 
 
-def judge_plateau(edge_kept: float | None, *, has_choice: bool) -> Criterion:
+def judge_plateau(edge_kept: EdgeKept | None, *, has_choice: bool) -> Criterion:
     """Judge whether the neighbours of the chosen setting keep most of its edge.
 
     Parameters
     ----------
-    edge_kept : float, or None where there is no neighbour or the choice has no edge
-        The median neighbour's accuracy above one half as a share of the chosen setting's (search part).
+    edge_kept : EdgeKept, or None where there was no choice to make (a grid of one setting) or none was made
     has_choice : bool
         Whether the search chose a setting at all.
 
     Returns
     -------
     Criterion
-        PASS: at least half is kept. NOT APPLICABLE: there is nothing to compare. Else FAIL: a spike.
+        NOT APPLICABLE: a grid of one setting, or nothing chosen. FAIL: the choice has no edge, or its neighbours keep
+        less than half of it (a spike). INSUFFICIENT: it has no neighbour, so a spike would look the same. Else PASS.
     """
     key, title = "plateau", "Neighbours of the choice keep its edge"
     if edge_kept is None:
-        why = "it has no neighbour in the grid, or no edge" if has_choice else "nothing was chosen"
+        why = "the grid is a single setting" if has_choice else "nothing was chosen"
         return Criterion(key, title, Status.NOT_APPLICABLE, threshold=LEAST_KEPT, detail=f"Nothing to compare: {why}.")
-    status = Status.PASS if edge_kept >= LEAST_KEPT else Status.FAIL
-    detail = (
-        f"On the search part, the settings one step away keep {edge_kept:.0%} of the chosen one's edge (accuracy above "
-        f"one half, median neighbour) against at least {LEAST_KEPT:.0%}."
-    )
-    return Criterion(key, title, status, edge_kept, threshold=LEAST_KEPT, detail=detail)
+    edge, share = edge_kept["edge"], edge_kept["share"]
+    if edge <= 0:
+        status = Status.FAIL
+        detail = (
+            f"On the search part, the chosen setting has no edge to keep: its accuracy is {0.5 + edge:.3f}, mean over "
+            "horizons."
+        )
+    elif share is None:
+        status = Status.INSUFFICIENT
+        detail = (
+            "The chosen setting has no neighbour with events in the grid, so a lucky spike would look the same. "
+            "Neighbours differ in a real-valued parameter (z_hi, z_mid): search two values of one at the least."
+        )
+    else:
+        status = Status.PASS if share >= LEAST_KEPT else Status.FAIL
+        around = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in edge_kept["around"].items())
+        detail = (
+            f"On the search part, the settings around the chosen one ({around}) keep {share:.0%} of its edge (accuracy "
+            f"above one half, median of {edge_kept['n_neighbours']}) against at least {LEAST_KEPT:.0%}."
+        )
+    return Criterion(key, title, status, share, threshold=LEAST_KEPT, detail=detail)

@@ -24,6 +24,7 @@ from v13.research.calibration import gate_row
 from v13.research.cut import Cut, Records
 from v13.research.evidence import N_SHUFFLES, AblationRow, PlaceboRow, Regimes, ablation, placebo, regimes
 from v13.research.horizon import HorizonRow, horizon_row
+from v13.research.panels import common_times
 from v13.research.trials import Outcomes, SymbolPart, evaluate, find_events
 
 __all__ = ["BucketRow", "HoldoutResult", "HorizonRow", "accept", "min_shift_bars"]
@@ -213,7 +214,7 @@ def _n_shifts(config: Config, alpha: float) -> int:
 def _recorded_hours(features: Sequence[Records], cut: Cut) -> float:
     """Return the hours of the holdout in which any symbol has a price: symbols side by side count once."""
     times = [f["ts_ms"][(f["ts_ms"] > cut.holdout_start_ms) & np.isfinite(f["px"])] for f in features]
-    return len(np.unique(np.concatenate(times))) * cut.bar_ms / 3_600_000
+    return len(common_times(times)) * cut.bar_ms / 3_600_000
 
 
 def _selection(selected: Mapping[str, Any], cut: Cut, config: Config, alpha: float) -> measures.Criterion:

@@ -59,6 +59,11 @@ class Certificate:
         return list(self.document["shortfalls"])
 
     @property
+    def lacking(self) -> list[str]:
+        """What it does not prove, as a kind with hardly an event proves nothing; empty where it is complete."""
+        return list(self.document["lacking"])
+
+    @property
     def all_null(self) -> Mapping[str, Any]:
         """The share of all null markets together."""
         found: Mapping[str, Any] = self.document["all_null"]
@@ -118,12 +123,11 @@ def certify(
     )
     if full:
         report = report.with_power(
-            run_power(loaded, cells=POWER_CELLS, seed=seed, workers=n_workers, progress=progress)
+            run_power(loaded, cells=POWER_CELLS, shape=shape, seed=seed, workers=n_workers, progress=progress)
         )
-    document = report.to_dict() | {
+    document = report.to_dict(full=full) | {
         "key": key,
         "full": full,
-        "shortfalls": report.shortfalls(full=full),
         "surrogates_of": "simulated clustered flow" if of is None else "search part of the recording",
         "config_fingerprint": configs.fingerprint(run.config),
         "code_fingerprint": code_fingerprint(),
@@ -147,7 +151,11 @@ def find(run: Run) -> Certificate | None:
 
 
 def criterion(certificate: Certificate | None) -> measures.Criterion:
-    """Judge a certificate: PASS where it holds, FAIL where it does not, INSUFFICIENT where there is none."""
+    """Judge a certificate: PASS where it holds, FAIL where it does not, INSUFFICIENT where it or its proof is missing.
+
+    Where the record lacks a channel no market of its shape can be signed off at all; the detail then says how many
+    passed everything else.
+    """
     key, title = "noise_certificate", "Noise is not signed off"
     if certificate is None:
         detail = "No noise certificate for this config and shape of data: set noise.markets above 0."
@@ -157,15 +165,21 @@ def criterion(certificate: Certificate | None) -> measures.Criterion:
         f"{null['n_passed']} of {null['n_markets']} markets without an edge were signed off by this pipeline with this "
         f"grid (95 % interval {null['low']:.1%} to {null['high']:.1%})"
     )
-    needed = measures.events_needed_for_gate(0.60) or 0
-    if null["mean_events"] < needed:
+    shape = certificate.document["shape"]
+    absent = [name for name in ("trades", "quotes") if not shape[f"has_{name}"]]
+    if absent:
+        found += (
+            f"; without {' and '.join(absent)} none can be: {null['n_passed_else']} of them passed all that their "
+            "channels allow"
+        )
+    if certificate.shortfalls:
+        status, detail = measures.Status.FAIL, f"{found}. {'; '.join(certificate.shortfalls)}."
+    elif certificate.lacking:
         status = measures.Status.INSUFFICIENT
         detail = (
-            f"{found}, but they had {null['mean_events']:.0f} holdout events on average, and under {needed} nothing "
-            "could be signed off: it proves nothing. The record is too short, or noise.max_bars is."
+            f"{found}, but it proves nothing: {'; '.join(certificate.lacking)}. The record is too short, or "
+            "noise.max_bars is."
         )
-    elif certificate.shortfalls:
-        status, detail = measures.Status.FAIL, f"{found}: {'; '.join(certificate.shortfalls)}."
     elif certificate.full:
         status, detail = measures.Status.PASS, f"{found}. Full certificate."
     else:

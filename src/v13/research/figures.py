@@ -18,7 +18,8 @@ from v13.detector import CalibrationMap
 from v13.research.acceptance import HoldoutResult
 from v13.research.calibration import HorizonFit
 from v13.research.run import Run
-from v13.research.search import SearchResult
+from v13.research.search_result import SearchResult
+from v13.research.selection import neighbour_span
 
 __all__ = [
     "criteria_figure",
@@ -119,8 +120,8 @@ def grid_figure(run: Run, result: SearchResult) -> Figure:
         if chosen is not None and chosen.coords[0] == a:
             at = (*chosen.coords, 0, 0)[1:3]
             ax.add_patch(_frame(at[1], at[0], 1, 1, RED, 2.5))
-            near_low, near_high = max(at[1] - 1, 0), min(at[1] + 1, panel.shape[1] - 1)
-            top_low, top_high = max(at[0] - 1, 0), min(at[0] + 1, panel.shape[0] - 1)
+            spans = [*neighbour_span(result.settings, chosen.number), (0, 0), (0, 0)]
+            (top_low, top_high), (near_low, near_high) = spans[1:3]
             ax.add_patch(
                 _frame(
                     (near_low + near_high) / 2,
@@ -134,7 +135,7 @@ def grid_figure(run: Run, result: SearchResult) -> Figure:
     if image is not None:
         figure.colorbar(image, ax=list(axes), label="lower bound of accuracy", shrink=0.9)
     figure.suptitle(
-        "The grid: red is chosen, orange the neighbours its plateau rests on"
+        "The grid: red is chosen, its plateau rests on the neighbours on the orange frame"
         if chosen is not None
         else f"The grid: nothing chosen, {result.choice.reason}",
         fontsize=11,

@@ -167,6 +167,5 @@ def scan_rows(
         min(s.least["z_mid"] for s in slices),
         workers,
     )
-    ts_ms = np.ascontiguousarray(rows["ts_ms"])
-    segment = measures.segments(ts_ms, features.bar_ms).astype(np.int32)
-    return SymbolScan(ts_ms, np.ascontiguousarray(rows["px"]), segment, horizons, found.candidates)
+    px = found.px if found.px.size == rows.size else np.ascontiguousarray(rows["px"])
+    return SymbolScan(found.ts_ms, px, found.segment, horizons, found.candidates)

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 __all__ = [
     "count_boxes",
     "count_chain",
-    "difference",
     "label",
     "list_events",
     "net_by_bin",
@@ -54,6 +53,19 @@ def _add(row: Any, sign: Any, block: Any, inside: Any, bucket: Any, outcome: Any
 
 
 @njit(cache=True, inline="always")
+def _meets(c: Any, least: Any) -> Any:
+    """Return whether a candidate reaches the (6,) values of `grid.GATES`; without a jump to guess."""
+    return (
+        (c["u"] >= least[0])
+        & (c["v"] >= least[1])
+        & (c["score"] >= least[2])
+        & (c["vol_ok"] >= least[3])
+        & (c["swing_bps"] >= least[4])
+        & (c["gap_bars"] >= least[5])
+    )
+
+
+@njit(cache=True, inline="always")
 def _asked(c: Any, gate: Any) -> Any:
     """Return what of a candidate must reach the gate-th of `grid.GATES`."""
     if gate == 0:
@@ -69,48 +81,55 @@ def _asked(c: Any, gate: Any) -> Any:
     return float(c["gap_bars"])
 
 
+@njit(cache=True, inline="always")
+def _reached(values: Any, first: Any, last: Any, asked: Any) -> Any:
+    """Return how many of values[first:last], ascending, are at most `asked`, without a jump that must be guessed."""
+    if last - first <= 16:  # so few are compared all at once
+        n = 0
+        for i in range(first, last):
+            n += values[i] <= asked
+        return n
+    low, size = first, last - first
+    while size > 1:
+        half = size >> 1
+        low += half * np.int64(values[low + half - 1] <= asked)
+        size -= half
+    return low - first + np.int64(values[low] <= asked)
+
+
 @njit(cache=True, nogil=True)
 def select(cands: Any, least: F8, gates: I8, first_value: I8, values: F8, order: I4, passed: I4, first: I8) -> Any:
-    """Leave out what no setting can have and put the rest best first within a bar; return (candidates, bars).
+    """Leave out what no setting can have and put the rest best first within a bar, bulls before bears.
 
     cands (n,) CANDIDATE in order of bar and channel; least (6,) the lowest value of each gate; of the D gates that
     vary, gates (D,) their numbers and values[first_value[d] : first_value[d + 1]] their values, ascending. order (n,)
     receives the places of those kept, passed (n, D) how many values of each gate they reach, first (n + 1,) where each
-    bar opens.
+    bar opens. Returns the number of candidates, of bars, and of bars with bulls.
     """
-    n = n_bars = 0
-    bar = -1
-    for k in range(cands.size):
-        c = cands[k]
-        kept = True
-        for gate in range(least.size):
-            kept = kept and _asked(c, gate) >= least[gate]
-        if not kept:
-            continue
-        if c["bar"] != bar:
-            bar = c["bar"]
-            first[n_bars] = n
-            n_bars += 1
-        at = n  # ahead of those of the bar with a lower score; ties stay in order of channel
-        while at > first[n_bars - 1] and cands[order[at - 1]]["score"] < c["score"]:
-            order[at] = order[at - 1]
-            for d in range(gates.size):
-                passed[at, d] = passed[at - 1, d]
-            at -= 1
-        order[at] = k
-        for d in range(gates.size):
-            asked = _asked(c, gates[d])
-            low, high = first_value[d], first_value[d + 1]
-            while low < high:
-                middle = (low + high) >> 1
-                if values[middle] <= asked:
-                    low = middle + 1
-                else:
-                    high = middle
-            passed[at, d] = low - first_value[d]
-        n += 1
+    n = n_bars = n_bull_bars = 0
+    for side in (1, -1):
+        bar = -1
+        for k in range(cands.size):
+            c = cands[k]
+            if not (_meets(c, least) & (c["side"] == side)):
+                continue
+            if c["bar"] != bar:
+                bar = c["bar"]
+                first[n_bars] = n
+                n_bars += 1
+            at = n  # ahead of those of the bar with a lower score; ties stay in order of channel
+            while at > first[n_bars - 1] and cands[order[at - 1]]["score"] < c["score"]:
+                order[at] = order[at - 1]
+                at -= 1
+            order[at] = k
+            n += 1
+        if side == 1:
+            n_bull_bars = n_bars
     first[n_bars] = n
-    return n, n_bars
+    for d in range(gates.size):
+        for i in range(n):
+            passed[i, d] = _reached(values, first_value[d], first_value[d + 1], _asked(cands[order[i]], gates[d]))
+    return n, n_bars, n_bull_bars
 
 
 @njit(cache=True, nogil=True)
@@ -199,99 +218,121 @@ def suffix_sums(table: I8, shape: I8, stride: I8) -> Any:
                     table[cell, w] += table[above, w]
 
 
+@njit(cache=True, inline="always")
+def _speaker(first: Any, g: Any, passed: Any, setting: Any) -> Any:
+    """Return the best candidate of the g-th bar that a setting lets through, or -1."""
+    for k in range(first[g], first[g + 1]):
+        fits = True
+        for d in range(setting.size):
+            fits = fits and passed[k, d] > setting[d]
+        if fits:
+            return k
+    return -1
+
+
 @njit(cache=True, nogil=True)
 def list_events(
-    first: I8, symbol: I4, ts_ms: I8, side: I4, passed: I4, coords: I4, cooldown_ms: int, size: I8, out: I4
+    first: I8,
+    bar_of: I4,
+    track: I8,
+    ts_ms: I8,
+    passed: I4,
+    coords: I4,
+    parent: I8,
+    cooldown_ms: int,
+    start: I8,
+    event: I4,
+    origin: I8,
+    chain: I8,
+    entry: I4,
 ) -> Any:
-    """Write the events of each setting: out[s, : size[s]] are candidate numbers, in order.
+    """List the events of each setting, and what differs from the list of a neighbour.
 
-    first (g + 1,) as `count_boxes`; symbol, side (k,) int32 and ts_ms (k,) of each candidate; coords (s, D) of each
-    setting. A side is silent until `cooldown_ms` after its last event; a new symbol starts afresh.
+    first (g + 1,) as `count_boxes`; bar_of (k,) int32 each candidate's place in it; track (t + 1,): the bars of one
+    symbol and side are first[track[i]] to first[track[i + 1]], and silent for `cooldown_ms` after their last event;
+    coords (s, D) of each setting; parent (s,): an earlier setting none of whose coordinates is higher, or -1.
+
+    The events of setting s are event[start[s] : start[s + 1]], candidate numbers, ascending. chain (s + 1,), entry:
+    entries chain[s] to chain[s + 1] turn the events of setting origin[s] (none for -1) into those of s; entry k adds
+    candidate k, entry -1 - k takes it away. Whatever a parent lets through and a setting does not is an event lost;
+    what it silenced is asked again until both lists have the same event at the same bar, for from there on they agree.
+    event needs room for one event a bar and setting, entry for that and two a bar more.
     """
     never = -(2**62)
+    n = m = 0
+    start[0] = chain[0] = 0
     for s in range(coords.shape[0]):
-        n = 0
-        last_bull, last_bear = never, never
-        now = -1
-        for g in range(first.size - 1):
-            start = first[g]
-            if symbol[start] != now:
-                now = symbol[start]
-                last_bull, last_bear = never, never
-            since = last_bull if side[start] > 0 else last_bear
-            if ts_ms[start] - since < cooldown_ms:
+        setting = coords[s]
+        origin[s] = parent[s]
+        i = i_end = 0
+        if parent[s] >= 0:
+            i, i_end = start[parent[s]], start[parent[s] + 1]
+        for t in range(track.size - 1):
+            g_end = track[t + 1]
+            last = never
+            if parent[s] < 0:
+                for g in range(track[t], g_end):
+                    if ts_ms[first[g]] - last >= cooldown_ms:
+                        k = _speaker(first, g, passed, setting)
+                        if k >= 0:
+                            event[n] = k
+                            n += 1
+                            last = ts_ms[k]
                 continue
-            for k in range(start, first[g + 1]):
+            while i < i_end and event[i] < first[g_end]:
+                k = event[i]
                 fits = True
-                for d in range(coords.shape[1]):
-                    fits = fits and passed[k, d] > coords[s, d]
+                for d in range(setting.size):
+                    fits = fits and passed[k, d] > setting[d]
                 if fits:
-                    out[s, n] = k
+                    event[n] = k
                     n += 1
-                    if side[start] > 0:
-                        last_bull = ts_ms[start]
-                    else:
-                        last_bear = ts_ms[start]
-                    break
-        size[s] = n
+                    i += 1
+                    continue
+                entry[m] = -1 - k
+                m += 1
+                i += 1
+                last = ts_ms[event[n - 1]] if n > start[s] and event[n - 1] >= first[track[t]] else never
+                for g in range(bar_of[k], g_end):
+                    k = -1
+                    if ts_ms[first[g]] - last >= cooldown_ms:
+                        k = _speaker(first, g, passed, setting)
+                    if i < i_end and event[i] < first[g + 1]:
+                        if event[i] == k:
+                            break
+                        entry[m] = -1 - event[i]
+                        m += 1
+                        i += 1
+                    if k >= 0:
+                        event[n] = k
+                        n += 1
+                        last = ts_ms[k]
+                        entry[m] = k
+                        m += 1
+        start[s + 1] = n
+        if parent[s] < 0 or m - chain[s] > n - start[s]:  # shorter from nothing
+            origin[s] = -1
+            m = chain[s]
+            for j in range(start[s], n):
+                entry[m] = event[j]
+                m += 1
+        chain[s + 1] = m
 
 
 @njit(cache=True, nogil=True)
-def difference(start: I8, event: I4, chain: I8, entry: I4) -> Any:
-    """Write each setting's events as what differs from the setting before: `chain` (s + 1,), `entry` (as `event`,).
-
-    Entry k adds candidate k, entry -1 - k takes it away; `chain[s + 1]` is negative, less one, where a setting starts
-    from nothing because its own list is the shorter. Neighbours in a grid share most of their events.
-    """
-    n = 0
-    chain[0] = 0
-    for s in range(start.size - 1):
-        size = start[s + 1] - start[s]
-        first = n
-        fresh = s == 0
-        if not fresh:
-            i, j = start[s - 1], start[s]
-            while i < start[s] or j < start[s + 1]:
-                if n - first >= size:
-                    fresh = True
-                    break
-                if j == start[s + 1] or (i < start[s] and event[i] < event[j]):
-                    entry[n] = -1 - event[i]
-                    i += 1
-                    n += 1
-                elif i == start[s] or event[j] < event[i]:
-                    entry[n] = event[j]
-                    j += 1
-                    n += 1
-                else:
-                    i += 1
-                    j += 1
-        if fresh:
-            n = first
-            for j in range(start[s], start[s + 1]):
-                entry[n] = event[j]
-                n += 1
-        chain[s + 1] = -1 - n if fresh else n
-    return n
-
-
-@njit(cache=True, nogil=True)
-def count_chain(chain: I8, entry: I4, block: I4, inside: I1, bucket: I4, outcome: I1, n_blocks: int, table: I8) -> Any:
-    """Count the events of a chain (see `difference`); one row of `table` (s, words) a setting."""
-    begin = 0
-    for s in range(chain.size - 1):
-        end = chain[s + 1]
-        if end >= 0:
-            table[s] = table[s - 1]
-        else:
-            end = -1 - end
-        for e in range(begin, end):
+def count_chain(
+    origin: I8, chain: I8, entry: I4, block: I4, inside: I1, bucket: I4, outcome: I1, n_blocks: int, table: I8
+) -> Any:
+    """Count the events of settings listed by `list_events`; one row of `table` (s, words) each."""
+    for s in range(origin.size):
+        if origin[s] >= 0:
+            table[s] = table[origin[s]]
+        for e in range(chain[s], chain[s + 1]):
             k = entry[e]
             sign = 1
             if k < 0:
                 k, sign = -1 - k, -1
             _add(table[s], sign, block[k], inside[k], bucket[k], outcome[k], n_blocks)
-        begin = end
 
 
 @njit(cache=True, nogil=True)
@@ -310,7 +351,8 @@ def net_by_bin(start: I8, event: I4, bin_of: I4, outcome: I1, n: I4, hits: I4) -
 def null_maximum(
     code: I1,
     position: I8,
-    length: int,
+    pieces: I8,
+    origin: I8,
     chain: I8,
     entry: I4,
     shifts: I8,
@@ -321,44 +363,45 @@ def null_maximum(
 ) -> Any:
     """Raise best[i] to the largest statistic of any setting at shifts[i]; keep all of the first shift in `statistic`.
 
-    code (2, H, m) int8 holds 1 hit, 0 miss, -1 neither of a bull and of a bear at every place of all panels end to end,
-    each `length` long; position (k,) int64 is a candidate's place there, less 2 m if it is a bear. chain and entry as
-    `difference` leaves them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), inf for one without a
-    judged event; -inf where a setting is not eligible or a horizon has fewer than `least`.
+    code (2, H, m) int8 holds 1 hit, 0 miss, -1 neither of a bull and of a bear at every place of all symbols end to
+    end; position (k,) int64 is a candidate's place there, less 2 m if it is a bear. pieces (q, 4) int64 are candidates
+    side by side of one symbol and one run of its time: (one past the last of them, run, one past the run's last place,
+    length of the run); shifts (S, G), by run, less than its length. origin, chain and entry as `list_events` leaves
+    them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), inf for one without a judged event; -inf
+    where a setting is not eligible or a horizon has fewer than `least`.
     """
     n_horizons, m = code.shape[1], code.shape[2]
-    n_settings = chain.size - 1
+    n_settings = origin.size
     word = np.empty(position.size, np.int64)
-    total = np.empty(n_settings)
-    for i in range(shifts.size):
+    total, counts = np.empty(n_settings), np.empty(n_settings, np.int64)
+    for i in range(shifts.shape[0]):
         total[:] = 0.0
         for h in range(n_horizons):
-            for k in range(position.size):
-                place = position[k]
-                bear = 0
-                if place < 0:
-                    place += 2 * m
-                    bear = 1
-                begin = place // length * length
-                moved = place + shifts[i]
-                if moved >= begin + length:
-                    moved -= length
-                o = np.int64(code[bear, h, moved])
-                word[k] = (1 << 32) + o if o >= 0 else 0
-            both = 0
-            first = 0
+            begin = 0
+            for q in range(pieces.shape[0]):
+                last, run, stop, length = pieces[q]
+                shift = shifts[i, run]
+                for k in range(begin, last):
+                    place = position[k]
+                    bear = 0
+                    if place < 0:
+                        place += 2 * m
+                        bear = 1
+                    moved = place + shift
+                    if moved >= stop:
+                        moved -= length
+                    o = np.int64(code[bear, h, moved])
+                    word[k] = (1 << 32) + o if o >= 0 else 0
+                begin = last
             for s in range(n_settings):
-                last = chain[s + 1]
-                if last < 0:
-                    last = -1 - last
-                    both = 0
-                for e in range(first, last):
+                both = counts[origin[s]] if origin[s] >= 0 else 0
+                for e in range(chain[s], chain[s + 1]):
                     k = entry[e]
                     if k >= 0:
                         both += word[k]
                     else:
                         both -= word[-1 - k]
-                first = last
+                counts[s] = both
                 n, hits = both >> 32, both & 0xFFFFFFFF
                 if n < least or eligible[s] == 0:
                     total[s] = -math.inf
@@ -373,60 +416,56 @@ def null_maximum(
                 statistic[s] = value
 
 
+@njit(cache=True, inline="always")
+def _ones(word: Any) -> Any:
+    """Count the ones of a 64-bit word (Knuth, TAOCP 7.1.3, eq. 62); compiled to one instruction where there is one."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@njit(cache=True, inline="always")
+def _below(member: Any, before: Any, which: Any, place: Any) -> Any:
+    """Return how many members lie below a place: those before its word, and those below it in the word."""
+    word = place >> 6
+    mask = (np.uint64(1) << np.uint64(place & 63)) - np.uint64(1)
+    return before[which, word] + _ones(member[which, word] & mask)
+
+
 @njit(cache=True, nogil=True)
-def rank_correlations(start: I8, event: I4, places: I4, by_score: I4, by_return: I4, sorted_values: F8, rho: F8) -> Any:
+def rank_correlations(start: I8, event: I4, places: I4, rho: F8) -> Any:
     """Write Spearman's rho (s,) of score and signed return of each setting's labelled events, ties by mean rank.
 
-    places (2, k) int32: the place of each candidate in ascending order of score and of signed return, -1 where it has
-    no label; by_score, by_return (m,) int32: those orders; sorted_values (2, m) float64: the values in them. Sorted
-    once for all settings: a setting's ranks are read off by walking the orders past its members, eight places at a
-    look.
+    places (k, 6) int32: the place of each candidate in ascending order of score, and of signed return, -1 where it has
+    no label; then where those of the same score begin and end, and those of the same signed return. Sorted
+    once for all settings: a rank within a setting is a count of its members at lower places, read off a set of bits and
+    the counts before each word. Ranks are doubled and centred, so all sums are whole numbers and exact.
     """
-    m = by_score.size
-    rank = np.empty((2, places.shape[1]))
-    member = np.zeros((2, m // 8 + 1), np.uint64)
-    flags = member.view(np.uint8)
-    scale = np.zeros(2)
+    n_words = (places.shape[0] >> 6) + 2
+    member = np.zeros((2, n_words), np.uint64)
+    before = np.zeros((2, n_words), np.int64)
     for s in range(start.size - 1):
-        n = 0
+        member[:] = 0
         for e in range(start[s], start[s + 1]):
             k = event[e]
-            if places[0, k] >= 0:
-                flags[0, places[0, k]] = 1
-                flags[1, places[1, k]] = 1
-                n += 1
-        middle = 0.5 * (n + 1)
+            for which in range(2):
+                place = places[k, which]
+                if place >= 0:
+                    member[which, place >> 6] |= np.uint64(1) << np.uint64(place & 63)
         for which in range(2):
-            order = by_score if which == 0 else by_return
-            scale[which] = 0.0
-            seen = tied = 0
-            opened = np.empty(n, np.int64)  # members so far, the last `tied` of which share one value
-            value = math.nan
-            for word in range(member.shape[1]):
-                if member[which, word] == 0:
-                    continue
-                for j in range(8 * word, min(8 * word + 8, m)):
-                    if flags[which, j] == 0:
-                        continue
-                    if sorted_values[which, j] != value:
-                        mean = seen + 0.5 * (tied + 1) - middle
-                        for i in range(seen, seen + tied):
-                            rank[which, opened[i]] = mean
-                        scale[which] += tied * mean * mean
-                        seen += tied
-                        tied = 0
-                        value = sorted_values[which, j]
-                    opened[seen + tied] = order[j]
-                    tied += 1
-                member[which, word] = 0
-            mean = seen + 0.5 * (tied + 1) - middle
-            for i in range(seen, seen + tied):
-                rank[which, opened[i]] = mean
-            scale[which] += tied * mean * mean
-        both = 0.0
+            for word in range(n_words - 1):
+                before[which, word + 1] = before[which, word] + _ones(member[which, word])
+        n = before[0, n_words - 1]
+        xx = yy = xy = 0
         for e in range(start[s], start[s + 1]):
             k = event[e]
-            if places[0, k] >= 0:
-                both += rank[0, k] * rank[1, k]
-        size = math.sqrt(scale[0] * scale[1])
-        rho[s] = both / size if n >= 3 and size > 0.0 else math.nan
+            if places[k, 0] < 0:
+                continue
+            x = _below(member, before, 0, places[k, 2]) + _below(member, before, 0, places[k, 3]) - n
+            y = _below(member, before, 1, places[k, 4]) + _below(member, before, 1, places[k, 5]) - n
+            xx += x * x
+            yy += y * y
+            xy += x * y
+        size = math.sqrt(float(xx) * float(yy))
+        rho[s] = xy / size if n >= 3 and size > 0.0 else math.nan

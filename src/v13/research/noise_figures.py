@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from v13.research.certificate import Certificate
-from v13.research.noise import MAX_SHARE, MAX_SHARE_OF_KIND, POWER_NEEDED
+from v13.research.noise_report import MAX_SHARE, MAX_SHARE_OF_KIND, POWER_NEEDED
 from v13.research.tables import Table
 
 __all__ = ["criteria_table", "facts", "noise_figure", "power_figure", "power_table", "shares"]
@@ -19,16 +20,18 @@ INK, MUTED, GRID, BLUE, ORANGE, GREEN, RED = "#1d2733", "#66727f", "#dfe5ea", "#
 def facts(certificate: Certificate) -> Table:
     """What the certificate is for."""
     shape = certificate.document["shape"]
-    channels = [name for name, has in (("trades", shape["has_trades"]), ("quotes", shape["has_quotes"])) if has]
+    planted = "not judged: the certificate is short"
+    if certificate.document["power"]:
+        planted = f"{_shape(shape)}; as many bars as the events take"
     return Table(
         [
             {"fact": "kind", "value": "full" if certificate.full else "short"},
             {"fact": "markets judged", "value": certificate.all_null["n_markets"]},
             {
                 "fact": "each market",
-                "value": f"{shape['n_symbols']} symbol(s), {shape['n_bars']:,} bars of {shape['bar_ms'] / 1000:g} s, "
-                f"{' and '.join(channels)}",
+                "value": f"{_shape(shape)}; {shape['n_bars']:,} bars of each symbol",
             },
+            {"fact": "each planted market", "value": planted},
             {"fact": "surrogates made of", "value": certificate.surrogates_of},
             {"fact": "seed", "value": certificate.document["seed"]},
             {"fact": "key", "value": certificate.key[:16]},
@@ -47,6 +50,7 @@ def shares(certificate: Certificate) -> Table:
                 "signed off": row["n_passed"],
                 "share": f"{row['share']:.2%}",
                 "95 % interval": f"{row['low']:.2%} to {row['high']:.2%}",
+                "holdout events, mean": f"{row['mean_events']:,.0f}",
                 "passed all their channels allow": row["n_passed_else"],
             }
             for row in rows
@@ -67,9 +71,14 @@ def criteria_table(certificate: Certificate) -> Table:
 
 
 def power_table(certificate: Certificate) -> Table:
-    """Planted markets signed off, by true accuracy and holdout events, and what stopped the others."""
+    """Planted markets signed off, by true accuracy and holdout events, and what stopped the others.
+
+    Without a channel none can be signed off, and those count that passed all that their channels allow.
+    """
     if not certificate.document["power"]:
         return Table([{"power": "not measured: a short certificate judges markets without an edge alone"}])
+    shape = certificate.document["shape"]
+    found = "signed off" if shape["has_trades"] and shape["has_quotes"] else "passed all their channels allow"
     rows: list[dict[str, Any]] = []
     for cell in certificate.document["power"]:
         share = cell["share"]
@@ -79,9 +88,9 @@ def power_table(certificate: Certificate) -> Table:
             {
                 "true accuracy": f"{cell['accuracy']:.2f} (measured {cell['mean_truth']:.3f})",
                 "holdout events": f"{cell['n_events']:,} (mean {cell['mean_events']:,.0f})",
-                "signed off": f"{share['n_passed']} of {share['n_markets']}",
-                "power": f"{share['share']:.0%}",
-                "95 % interval": f"{share['low']:.0%} to {share['high']:.0%}",
+                found: f"{cell['n_found']} of {share['n_markets']}",
+                "power": f"{cell['power']:.0%}",
+                "95 % interval": f"{cell['low']:.0%} to {cell['high']:.0%}",
                 "required": "" if needed is None else f"{needed:.0%}",
                 "lost to": ", ".join(f"{key} {n}" for key, n in lost),
             }
@@ -132,10 +141,8 @@ def power_figure(certificate: Certificate) -> Figure:
     for accuracy, colour in zip(sorted({c["accuracy"] for c in cells}), (BLUE, ORANGE, GREEN), strict=False):
         own = sorted((c for c in cells if c["accuracy"] == accuracy), key=lambda c: int(c["n_events"]))
         n = [c["n_events"] for c in own]
-        ax.plot(n, [100 * c["share"]["share"] for c in own], "o-", color=colour, label=f"true accuracy {accuracy:.2f}")
-        ax.fill_between(
-            n, [100 * c["share"]["low"] for c in own], [100 * c["share"]["high"] for c in own], color=colour, alpha=0.15
-        )
+        ax.plot(n, [100 * c["power"] for c in own], "o-", color=colour, label=f"true accuracy {accuracy:.2f}")
+        ax.fill_between(n, [100 * c["low"] for c in own], [100 * c["high"] for c in own], color=colour, alpha=0.15)
     for (_, n_events), least in POWER_NEEDED.items():
         ax.plot([n_events], [100 * least], "x", color=RED, ms=9, mew=2)
     ax.set_xscale("log")
@@ -147,3 +154,8 @@ def power_figure(certificate: Certificate) -> Figure:
     ax.grid(color=GRID, lw=0.5)
     ax.legend(fontsize=8)
     return figure
+
+
+def _shape(shape: Mapping[str, Any]) -> str:
+    channels = [name for name in ("trades", "quotes") if shape[f"has_{name}"]]
+    return f"{shape['n_symbols']} symbol(s), bars of {shape['bar_ms'] / 1000:g} s, {' and '.join(channels)}"

@@ -5,9 +5,8 @@ Market i of a kind is made from `SeedSequence([seed, kind, i])` and nothing else
 
 from __future__ import annotations
 
-import importlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from v13 import market
-from v13.errors import ConfigError, DataError
+from v13.errors import DataError
 from v13.research.cut import Records
+from v13.research.given_markets import MIN_BARS, given_market
 
 __all__ = [
+    "GIVEN",
     "KINDS",
     "PLANTED",
     "SIMULATED",
@@ -26,6 +27,7 @@ __all__ = [
     "Shape",
     "make_market",
     "planted_market",
+    "read_bars",
     "recorded",
     "seeds_of",
 ]
@@ -37,6 +39,7 @@ SIMULATED: Final = ("random_walk", "garch_t", "clustered_flow", "drift")
 SURROGATES: Final = ("shifted_returns", "flipped_signs", "shuffled_flow")
 KINDS: Final = (*SIMULATED, *SURROGATES)
 PLANTED: Final = "planted"
+GIVEN: Final = "given"  # brought from outside, see `given_markets`
 BLOCK_BARS: Final = 60
 SPECS: Final = ("BTCUSDT", "ETHUSDT")  # scales the simulator knows; more symbols take turns
 
@@ -57,6 +60,11 @@ class Shape:
     has_trades: bool = True
     has_quotes: bool = True
 
+    @property
+    def has_all_channels(self) -> bool:
+        """Whether no criterion is impossible for want of a channel."""
+        return self.has_trades and self.has_quotes
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
@@ -74,23 +82,21 @@ def make_market(
 
     Parameters
     ----------
-    kind : of KINDS, or "given"
+    kind : of KINDS, or GIVEN
     source : SeedSequence
     bars : symbol -> (n,) BAR, optional
         What surrogates are made of; None: a market with clustered flow, new each time.
-    given : `module:function`, optional
-        A callable that takes a numpy Generator and returns (n,) BAR, for the kind "given".
+    given : str, optional
+        One of `given_markets.given_sources`, for the kind GIVEN.
 
     Raises
     ------
-    ConfigError
-        `given` cannot be had.
-    DataError
-        The bars cannot be made into a surrogate.
+    ConfigError, DataError
+        As `given_markets.given_market`; or the bars cannot be made into a surrogate.
     """
     rng = np.random.default_rng(source)
-    if kind == "given":
-        return {"GIVEN": _maker(given)(rng)}
+    if given is not None:
+        return {"GIVEN": given_market(given, rng)}
     if kind not in SURROGATES:
         return _simulated(kind, shape, source)
     base = _simulated("clustered_flow", shape, source) if bars is None else bars
@@ -130,11 +136,24 @@ def recorded(bars: Mapping[str, Records]) -> Market:
         kept = one[np.isfinite(one["close"])].copy()
         if has_quotes:
             kept["mid"] = np.where(np.isfinite(kept["mid"]), kept["mid"], kept["close"])
-        if len(kept) >= 1_000:
+        if len(kept) >= MIN_BARS:
             found[symbol] = kept
     if not found:
-        raise DataError("surrogates: fewer than 1,000 bars with a price; the recording is too short to make any of")
+        raise DataError(
+            f"surrogates: fewer than {MIN_BARS:,} bars with a price; the recording is too short to make any of"
+        )
     return found
+
+
+def read_bars(path: str) -> Market:
+    """Return the bars of recordings that surrogates are to be made of.
+
+    Raises
+    ------
+    DataError
+        As `market.load` and `recorded`.
+    """
+    return recorded({symbol: r.bars for symbol, r in market.load([Path(path)]).items()})
 
 
 def _simulated(kind: str, shape: Shape, source: np.random.SeedSequence) -> Market:
@@ -171,27 +190,3 @@ def _without(bars: Records, shape: Shape) -> Records:
             bars[name] = np.nan
         bars["volume"], bars["delta"], bars["n_trades"], bars["lag_trade_ms"] = 0.0, 0.0, 0, -1
     return bars
-
-
-def _maker(text: str | None) -> Callable[[np.random.Generator], Records]:
-    if text is None:
-        raise ConfigError("--kind given: needs --market module:function")
-    name, _, attribute = text.partition(":")
-    try:
-        maker = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"--market: {text}: {error}") from error
-    if not callable(maker):
-        raise ConfigError(f"--market: {text}: expected a callable that takes a numpy Generator and returns BAR")
-    return maker  # type: ignore[no-any-return]
-
-
-def read_bars(path: str) -> Market:
-    """Return the bars of recordings that surrogates are to be made of.
-
-    Raises
-    ------
-    DataError
-        As `market.load` and `recorded`.
-    """
-    return recorded({symbol: r.bars for symbol, r in market.load([Path(path)]).items()})

@@ -37,6 +37,13 @@ TITLES: Final = {
 }
 _NOT_JUDGED: Final = ("NOT RUN", "NOT APPLICABLE")
 MIN_PERIODS: Final = 3  # of two periods one always carries half
+FULL_CERTIFICATE: Final = 1_000  # null markets; fewer prove little, however few of them passed
+# The criteria that are not judged on the holdout, and what they are judged on.
+_JUDGED_ELSEWHERE: Final = (
+    ("selection", "the choice of the setting", "on the search part"),
+    ("plateau", "its plateau", "on the search part"),
+    ("noise_certificate", "the noise certificate", "on markets without an edge"),
+)
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -45,10 +52,7 @@ def summary_sentence(signoff: dict[str, Any]) -> str:
     judged = [c for c in signoff["criteria"] if c["status"] not in _NOT_JUDGED]
     by = {status: [c["title"] for c in judged if c["status"] == status] for status in ("PASS", "FAIL", "INSUFFICIENT")}
     if signoff["verdict"] == "PASS":
-        text = (
-            f"All {len(by['PASS'])} criteria that recorded data can answer are met: the choice of the setting on the "
-            "search part, the rest on data the search never saw."
-        )
+        text = f"All {len(by['PASS'])} criteria that recorded data can answer are met: {_grounds(judged)}."
     elif signoff["verdict"] == "FAIL":
         text = f"{len(by['FAIL'])} of {len(judged)} criteria failed: {', '.join(by['FAIL'])}."
     else:
@@ -71,7 +75,7 @@ def attention(
     """Return what a release manager should look at, worst first; never empty."""
     lines = [_shortfall(c) for c in signoff["criteria"] if c["status"] in ("FAIL", "INSUFFICIENT")]
     if changed:
-        lines.insert(0, f"Judged by other rules than the product's: {'; '.join(changed)}.")
+        lines.insert(0, f"Settings that are not the product's: {'; '.join(changed)}.")
     cut = search["cut"]
     if cut["holdout_start_ms"] >= cut["end_ms"]:
         span = (cut["end_ms"] - cut["start_ms"]) // cut["bar_ms"]
@@ -80,6 +84,7 @@ def attention(
             f"The record is too short: {span:,} bars, of which the search part takes its share and the purge gap "
             f"{cut['purge_bars']:,}, so that nothing is left to judge on.",
         )
+    lines += _certificate_lines(signoff["certificate"])
     look = acceptance["look"]
     if look is not None and look["number"] > 1:
         lines.append(look_sentence(look, acceptance["alpha"]))
@@ -256,6 +261,30 @@ def look_sentence(look: dict[str, Any], alpha: float) -> str:
     if look["simulated"]:
         return f"{said}, as looking at simulated data costs nothing."
     return f"{said} instead of {alpha / alpha_of(1.0, number):g}."
+
+
+def _grounds(criteria: Sequence[dict[str, Any]]) -> str:
+    """Return what the criteria were judged on, those of the holdout last."""
+    keys = {c["key"] for c in criteria}
+    by_place: dict[str, list[str]] = {}
+    for key, what, place in _JUDGED_ELSEWHERE:
+        if key in keys:
+            by_place.setdefault(place, []).append(what)
+    said = [f"{' and '.join(names)} {place}" for place, names in by_place.items()]
+    if len(keys) > sum(map(len, by_place.values())):
+        said.append(f"{'the rest ' if said else ''}on the holdout, which the search never saw")
+    return ", ".join(said)
+
+
+def _certificate_lines(certificate: dict[str, Any] | None) -> list[str]:
+    """Return what a certificate of few markets proves at the most."""
+    if certificate is None or certificate["n_markets"] >= FULL_CERTIFICATE:
+        return []
+    return [
+        f"The noise certificate is a short one: {certificate['n_passed']} of {certificate['n_markets']} markets "
+        f"without an edge signed off proves no more than that at most {certificate['high']:.0%} of them are (upper end "
+        "of the 95 % interval). `v13 signoff --full` judges 1,001."
+    ]
 
 
 def _regime_lines(regimes: dict[str, Any] | None) -> list[str]:

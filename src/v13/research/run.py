@@ -13,19 +13,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import v13
 from v13 import config as configs
 from v13 import market
 from v13.config import Config
-from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
+from v13.config.parameters import configured_parameters
+from v13.detector import DetectorParams, SessionClock
 from v13.errors import ConfigError
 from v13.research.cut import Cut, Records, make_cut
 from v13.research.settings import expand_grid
 from v13.research.trials import SymbolPart
 
-__all__ = ["Run", "detector_params", "make_run", "open_run", "read_policy"]
+__all__ = ["Run", "make_run", "open_run", "read_policy"]
+
+OTHER_WINGS: Final = ("live", "release", "telemetry")  # import-linter holds that research does not import them
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class Run:
     def bars(self) -> dict[str, Records]:
         """Bars by symbol."""
         return {symbol: recording.bars for symbol, recording in self.recordings.items()}
+
+    @property
+    def holdout_sha256(self) -> str:
+        """The seal: one hash of all bars behind the search part, and of every file they were made of."""
+        files = {s: sorted((x.kind, x.sha256) for x in r.sources) for s, r in self.recordings.items()}
+        return _key({"bars": self.cut.seal(self.bars), "files": files})
 
     @property
     def simulated(self) -> bool:
@@ -130,65 +139,38 @@ def make_run(
     if len(lengths) != 1:
         shown = ", ".join(f"{s} {r.bar_ms} ms" for s, r in recordings.items())
         raise ConfigError(f"market.bar_ms: the recordings have different bar lengths ({shown}); set one for all")
-    params = detector_params(config, lengths.pop())
+    params = configured_parameters(config, lengths.pop())
     cut = make_cut(
         {s: r.bars for s, r in recordings.items()},
         params.features.bar_ms,
         config.search.search_share,
         purge_bars(config, params),
     )
-    sources = {s: sorted((x.kind, x.sha256) for x in r.sources) for s, r in recordings.items()}
-    key = _key(
-        {"sources": sources, "config": configs.fingerprint(config), "seed": used_seed, "code": code_fingerprint()}
-    )
+    inputs = {
+        # Market and origin may be said by a file's name or folder alone: relabelled, the same bytes are another input.
+        s: {"market": r.market, "simulated": r.simulated, "files": sorted((x.kind, x.sha256) for x in r.sources)}
+        for s, r in recordings.items()
+    }
+    key = _key({"inputs": inputs, "config": configs.fingerprint(config), "seed": used_seed, "code": code_fingerprint()})
     return Run(recordings, config, loaded.origin, tuple(loaded.files), out, root, used_seed, key, cut, params)
 
 
 def source_files(folder: Path) -> list[Path]:
-    """Return what a package is made of, in order; not what compilers leave in its caches."""
+    """Return what research is made of, in order: all of the package but the rooms it never enters."""
     kinds = {".py", ".j2", ".css", ".json"}
-    return sorted(p for p in folder.rglob("*") if p.suffix in kinds and "__pycache__" not in p.parts)
+    files = (p for p in folder.rglob("*") if p.suffix in kinds and "__pycache__" not in p.parts)
+    return sorted(p for p in files if p.relative_to(folder).parts[0] not in OTHER_WINGS)
 
 
 @cache
 def code_fingerprint() -> str:
-    """Return the sha256 of the package's source: results of other code are other results."""
+    """Return the sha256 of the source of research: results of other code are other results."""
     folder = Path(v13.__file__).parent
     digest = hashlib.sha256()
     for path in source_files(folder):
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def detector_params(config: Config, bar_ms: int) -> DetectorParams:
-    """Return the configured detector for a bar length."""
-    f, d = config.features, config.detector
-    features = FeatureParams(
-        bar_ms=bar_ms,
-        window=f.window,
-        ema_k=f.ema_k,
-        mode=f.mode,
-        z_clip=f.z_clip,
-        scale_floor=f.scale_floor,
-        w_ofi=f.w_ofi,
-        w_cvd=f.w_cvd,
-        max_lag_ms=f.max_lag_ms or 0,
-        activity_k=f.activity_k,
-        active_quantile=f.active_quantile,
-        min_volume_ratio=f.min_volume_ratio,
-    )
-    decision = DecisionParams(
-        swing_L=d.swing_L,
-        z_hi=d.z_hi,
-        z_mid=d.z_mid,
-        min_separation=d.min_separation,
-        cooldown_ms=round(d.cooldown_s * 1000),
-        min_score=d.min_score,
-        min_vol_ok=d.min_vol_ok,
-        min_swing_bps=d.min_swing_bps,
-    )
-    return DetectorParams(features, decision)
 
 
 def purge_bars(config: Config, params: DetectorParams) -> int:

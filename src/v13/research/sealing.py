@@ -1,7 +1,7 @@
 """The seal on a run's holdout: committed before the search, and every look at it entered before it is judged.
 
 The run's key covers inputs, config, seed and code, so a rerun is the same look; anything else that overlaps in market,
-symbol and time is another, and is judged at a smaller alpha.
+symbol and time is another, and is judged at a smaller alpha. The seal covers the bars and the files they came from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def seal_holdout(run: Run) -> None:
     _ledger(run).seal(
         Seal(
             key=run.key,
-            holdout_sha256=cut.seal(run.bars),
+            holdout_sha256=run.holdout_sha256,
             holdout=_spans(run, cut.holdout_start_ms, cut.end_ms),
             search=_spans(run, cut.start_ms, cut.search_end_ms),
             code_fingerprint=code_fingerprint(),
@@ -45,7 +45,7 @@ def enter_look(run: Run) -> Look:
     StoreError
         As `seal_holdout`, or the holdout was not sealed before.
     """
-    return _ledger(run).look(run.key, run.cut.seal(run.bars))
+    return _ledger(run).look(run.key, run.holdout_sha256)
 
 
 def record_verdict(run: Run, verdict: str) -> None:

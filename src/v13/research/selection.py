@@ -7,13 +7,15 @@ decides whether the detector works: that is acceptance, on data this module neve
 from __future__ import annotations
 
 import itertools
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
+from v13.measures import wilson_intervals
+from v13.measures.safeguards import EdgeKept
 from v13.research.settings import Settings
 
 __all__ = [
@@ -21,14 +23,18 @@ __all__ = [
     "Counts",
     "FoldResult",
     "choose",
+    "neighbour_span",
+    "steps_away",
     "walk_forward",
 ]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
-CONFIDENCE = 0.90  # one-sided Wilson bound: what a setting shows at the least
-Z_BOUND = float(norm.ppf(CONFIDENCE))
+CONFIDENCE: Final = 0.90  # one-sided Wilson bound: what a setting shows at the least
+# How far a neighbour lies, as a share of its axis. On a fine grid the next value sees nearly the same events, and that
+# it keeps the edge says nothing; up to five even values an axis this is one step.
+NEIGHBOUR_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class Counts:
 class Choice:
     """The chosen setting, or None with the reason; plateau and objective of all settings (NaN: not eligible).
 
-    edge_kept : the median neighbour's edge (accuracy above one half, mean over horizons) as a share of the chosen
-        one's; None without neighbours or without an edge.
+    edge_kept : what the neighbours keep of the chosen one's edge; None where nothing was chosen or there is but one
+        setting.
     """
 
     setting: int | None
@@ -72,7 +78,7 @@ class Choice:
     objective: F8
     plateau: F8
     eligible: NDArray[np.bool_]
-    edge_kept: float | None = None
+    edge_kept: EdgeKept | None = None
 
 
 @dataclass(frozen=True)
@@ -108,15 +114,15 @@ def choose(
     A setting's objective is the mean over horizons of the one-sided 90 % Wilson lower bound of its accuracy: few
     events cannot shine. Its plateau is the lesser of its own objective and the median objective of its neighbours; the
     highest plateau wins (ties: the higher objective, then the smaller number). So a spike among poor neighbours loses
-    to a setting whose neighbours hold up, and a poor setting does not win on theirs. Neighbours are one grid step away
-    along the real-valued axes, diagonals included, and share the whole-number ones: a threshold moved a little sees
-    nearly the same events, another `swing_L` or `window` sees other swings.
+    to a setting whose neighbours hold up, and a poor setting does not win on theirs. Neighbours lie a quarter of the
+    axis away along the real-valued axes (`steps_away`), diagonals included, and share the whole-number ones: a
+    threshold moved so far sees some of the same events, another `swing_L` or `window` sees other swings.
     """
     objective = _objective(n, hits)
     eligible = n.min(axis=1) >= min_events
     if rate is not None and band is not None:
         eligible &= (rate >= band[0]) & (rate <= band[1])
-    near = _median_of_neighbours(settings, objective)
+    near, _ = _median_of_neighbours(settings, objective)
     plateau = np.where(np.isnan(near), objective, np.minimum(objective, near))
     plateau[~eligible] = np.nan
     if not eligible.any():
@@ -128,11 +134,39 @@ def choose(
     best = best[plateau[best] == plateau[best].max()]
     best = best[objective[best] == objective[best].max()]
     chosen = int(best[0])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        edge = np.where(n.min(axis=1) > 0, (hits / n).mean(axis=1) - 0.5, np.nan)
-    around = float(_median_of_neighbours(settings, edge)[chosen])
-    kept = float(around / edge[chosen]) if edge[chosen] > 0 and not math.isnan(around) else None
+    kept = _edge_kept(settings, n, hits, chosen) if len(settings) > 1 else None
     return Choice(chosen, "highest plateau", objective, plateau, eligible, kept)
+
+
+def steps_away(axis: Sequence[Any]) -> tuple[I8, I8]:
+    """Return where the neighbours of each value of an axis stand on it.
+
+    Parameters
+    ----------
+    axis : (A,) numbers, ascending
+
+    Returns
+    -------
+    (below, above) : two (A,) int64
+        Position of the nearest value that lies at least a quarter of the axis's range away; -1 where there is none.
+    """
+    value = np.asarray(axis, np.float64)
+    least = NEIGHBOUR_SHARE * (value[-1] - value[0]) * (1 - 1e-9)  # even steps of a quarter must not miss it by an ulp
+    below = np.searchsorted(value, value - least, side="right") - 1
+    above = np.searchsorted(value, value + least, side="left")
+    if least == 0:  # a single value
+        return np.full(len(value), -1), np.full(len(value), -1)
+    return below.astype(np.int64), np.where(above < len(value), above, -1).astype(np.int64)
+
+
+def neighbour_span(settings: Settings, number: int) -> list[tuple[int, int]]:
+    """Return, by axis, the positions of a point's outermost neighbours; its own where there is none on that side."""
+    spans = []
+    for axis, place, is_real in zip(settings.axes.values(), settings.coords[number], settings.is_real(), strict=True):
+        at = int(place)
+        below, above = (int(to[at]) if is_real else -1 for to in steps_away(axis))
+        spans.append((at if below < 0 else below, at if above < 0 else above))
+    return spans
 
 
 def walk_forward(
@@ -159,37 +193,45 @@ def walk_forward(
     return results
 
 
-def _median_of_neighbours(settings: Settings, value: F8) -> F8:
-    """Return (S,) the median of `value` over each point's neighbours; NaN where it has none with a value.
+def _edge_kept(settings: Settings, n: I8, hits: I8, chosen: int) -> EdgeKept:
+    """Return what the neighbours of one setting keep of its accuracy above one half."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        edge = np.where(n.min(axis=1) > 0, (hits / n).mean(axis=1) - 0.5, np.nan)
+    middle, count = _median_of_neighbours(settings, edge)
+    around = {
+        name: [float(axis[low]), float(axis[high])]
+        for (name, axis), (low, high) in zip(settings.axes.items(), neighbour_span(settings, chosen), strict=True)
+        if low < high
+    }
+    own, found = float(edge[chosen]), int(count[chosen])
+    share = float(middle[chosen]) / own if own > 0 and found else None
+    return EdgeKept(edge=own, share=share, n_neighbours=found, around=around)
 
-    Neighbours are one step away along the real-valued axes, diagonals included, and share the whole-number ones.
+
+def _median_of_neighbours(settings: Settings, value: F8) -> tuple[F8, I8]:
+    """Return (S,) the median of `value` over each point's neighbours, NaN where none has one, and (S,) how many have.
+
+    Neighbours stand `steps_away` along the real-valued axes, diagonals included, and share the whole-number ones.
     """
-    shape = [len(axis) for axis in settings.axes.values()]
-    padded = np.full([size + 2 for size in shape], np.nan)
-    inner = tuple(settings.coords.T + 1)
-    padded[inner] = value
-    steps = [(-1, 0, 1) if is_real else (0,) for is_real in settings.is_real()]
-    around = [
-        padded[tuple(at + step for at, step in zip(inner, move, strict=True))]
-        for move in itertools.product(*steps)
-        if any(move)
+    of_point = settings.coords.T
+    table = np.full([len(axis) + 1 for axis in settings.axes.values()], np.nan)  # the last place of an axis stays empty
+    table[tuple(of_point)] = value
+    places = [
+        (at, *(to[at] for to in steps_away(axis))) if is_real else (at,)
+        for axis, at, is_real in zip(settings.axes.values(), of_point, settings.is_real(), strict=True)
     ]
+    around = [table[place] for place in itertools.product(*places)][1:]  # the first is the point itself
     if not around:
-        return np.full(len(settings), np.nan)
+        return np.full(len(settings), np.nan), np.zeros(len(settings), np.int64)
     found = np.sort(np.array(around), axis=0)  # NaN last
     count = (~np.isnan(found)).sum(axis=0)
     every = np.arange(len(settings))
     low, high = found[np.maximum(count - 1, 0) // 2, every], found[count // 2 % len(found), every]
     middle: F8 = np.where(count == 0, np.nan, np.where(count % 2 == 1, low, 0.5 * (low + high)))
-    return middle
+    return middle, count
 
 
 def _objective(n: I8, hits: I8) -> F8:
     """Return (S,) the mean over horizons of the one-sided Wilson lower bound; 0 where a horizon has no events."""
-    has = n.min(axis=1) > 0
-    size = np.maximum(n, 1)
-    share = hits / size
-    centre = share + Z_BOUND * Z_BOUND / (2 * size)
-    spread = Z_BOUND * np.sqrt(share * (1 - share) / size + Z_BOUND * Z_BOUND / (4 * size * size))
-    bound = ((centre - spread) / (1 + Z_BOUND * Z_BOUND / size)).mean(axis=1)
-    return np.where(has, bound, 0.0)
+    low, _ = wilson_intervals(hits, n, CONFIDENCE, sides=1)
+    return np.where(n.min(axis=1) > 0, low.mean(axis=1), 0.0)

@@ -7,8 +7,8 @@ Ctrl-C leaves what was there before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,13 @@ from v13.research.run import Run, open_run
 from v13.research.sealing import enter_look
 from v13.research.stages import CALIBRATION_FILE, SCHEMAS
 
-__all__ = ["SignOff", "sign_off"]
+__all__ = ["ChangedSetting", "SignOff", "changed_settings", "named_settings", "sign_off"]
 
-# The settings a verdict depends on; a changed one is named on the first page.
-_RULES = {
-    "acceptance": (
-        "min_accuracy",
-        "alpha",
-        "events_per_hour",
-        "min_median_score",
-        "min_events",
-        "production_bar_ms",
-        "min_shift_bars",
-    ),
-    "search": ("horizons_bars", "min_events", "min_bucket_events", "cost_bps", "search_share", "folds"),
-    "noise": ("markets", "max_bars", "seed"),
-}
+# Sections of the config that say how is judged; `market.quality` too. What is judged stands among the parameters.
+JUDGING = ("acceptance", "search", "calibration", "noise")
+MAX_NAMED = 4  # of changed settings in one line; the table has all
+MAX_SHOWN = 60  # characters of a value
+ABSENT = "not searched"  # an axis that one of two grids does not have
 CERTIFICATE_FILE = "noise_certificate.json"
 ARTIFACTS = (
     "best_global.yaml",
@@ -70,6 +61,19 @@ class SignOff:
     def exit_code(self) -> int:
         """0 on PASS, 4 otherwise: the run is complete and true, and the gate is not met."""
         return EXIT_OK if self.verdict == measures.Status.PASS.value else EXIT_GATE
+
+
+@dataclass(frozen=True)
+class ChangedSetting:
+    """A setting that is not the product's: its dotted key, and both values as text."""
+
+    key: str
+    product: str
+    here: str
+
+    def __str__(self) -> str:
+        """Return it in a few words."""
+        return f"{self.key} is {self.here} (product: {self.product})"
 
 
 def sign_off(
@@ -192,8 +196,10 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
         "artifacts": {artifact: store.sha256_file(bundle / "artifacts" / artifact) for artifact in names}
         | ({} if proof is None else {CERTIFICATE_FILE: store.sha256_file(bundle / "artifacts" / CERTIFICATE_FILE)}),
     }
+    changed = changed_settings(run.config)
+    document["changed_settings"] = [asdict(c) for c in changed]
     document["attention"] = report.attention(
-        document, quality, acceptance, search, alpha=run.config.acceptance.alpha, changed=changed_rules(run.config)
+        document, quality, acceptance, search, alpha=run.config.acceptance.alpha, changed=named_settings(changed)
     )
     store.validate(document, SCHEMAS / "signoff.schema.json")
     store.write_json(bundle / "signoff.json", document)
@@ -215,16 +221,43 @@ def _install(made: Path, place: Path) -> bool:
     return True
 
 
-def changed_rules(config: Config) -> list[str]:
-    """Return the judging rules a config changes, each with the product's own value."""
+def changed_settings(config: Config) -> list[ChangedSetting]:
+    """Return every setting of how is judged that differs from the product's own, in order of the schema.
+
+    The product's values are those of the schema, which the shipped config/system.yaml repeats (a test holds them
+    equal): a project's own system.yaml is compared like any other layer. An axis of the grid is a setting.
+    """
     product = Config()
+    pairs = [(name, getattr(product, name), getattr(config, name)) for name in JUDGING]
+    pairs.append(("market.quality", product.market.quality, config.market.quality))
     changed = []
-    for section, names in _RULES.items():
-        for name in names:
-            own, default = getattr(getattr(config, section), name), getattr(getattr(product, section), name)
-            if own != default:
-                changed.append(f"{section}.{name} is {own} (product: {default})")
+    for section, shipped, own in pairs:
+        there, here = _flat(section, shipped.model_dump(mode="json")), _flat(section, own.model_dump(mode="json"))
+        for key in dict.fromkeys([*there, *here]):
+            if there.get(key, ABSENT) != here.get(key, ABSENT):
+                changed.append(ChangedSetting(key, _shown(there.get(key, ABSENT)), _shown(here.get(key, ABSENT))))
     return changed
+
+
+def named_settings(changed: Sequence[ChangedSetting]) -> list[str]:
+    """Return the changed settings for one line of the first page: the first few, and how many more."""
+    named = [str(c) for c in changed[:MAX_NAMED]]
+    return named if len(changed) <= MAX_NAMED else [*named, f"and {len(changed) - MAX_NAMED} more, see the table"]
+
+
+def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}.{name}"
+        found |= _flat(key, value) if isinstance(value, Mapping) else {key: value}
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    if len(text) <= MAX_SHOWN or not isinstance(value, list):
+        return text
+    return f"[{value[0]}, {value[1]}, ... {value[-1]}] ({len(value)} values)"
 
 
 def _data_row(run: Run, symbol: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ tasks elsewhere with equal results.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from v13 import measures
 from v13.detector.dtypes import N_BUCKETS
 from v13.errors import DataError
-from v13.research import grid_kernel
+from v13.research import grid_kernel, panels
 from v13.research.cut import Records
 from v13.research.grid import GATES, Blocks, Slice, SymbolScan, plan, scan_rows
 from v13.research.settings import Settings
@@ -84,13 +83,15 @@ def trial_dtype(n_horizons: int) -> np.dtype[np.void]:
 
 @dataclass(frozen=True)
 class _Pooled:
-    """Candidates of a slice, all symbols, best first within a bar; `first` says where each bar opens.
+    """Candidates of a slice, all symbols, bulls before bears in each, best first within a bar.
 
+    first (g + 1,): where each bar opens; track (2 * symbols + 1,): where bulls and bears of a symbol do;
     passed (k, D): how many values of each axis a candidate reaches; returns (k, H, or none where nobody needs them),
     outcome (k, H); score, ts_ms, bar, side, bucket, symbol, block, inside (k,).
     """
 
     first: I8
+    track: I8
     symbol: NDArray[np.int32]
     bar: NDArray[np.int32]
     side: NDArray[np.int32]
@@ -113,12 +114,14 @@ def _pool(
     least = np.array([part.least[name] for name in GATES])
     horizons = np.array(scans[0].horizons, np.int64)
     columns: dict[str, list[NDArray[Any]]] = {}
+    track = [0]
     n = 0
     for number, one in enumerate(scans):
         cands = one.candidates[part.swing_L]
         order, first = np.empty(cands.size, np.int32), np.empty(cands.size + 1, np.int64)
         passed = np.empty((cands.size, len(gates)), np.int32)
-        size, n_bars = grid_kernel.select(cands, least, gates, first_value, values, order, passed, first)
+        size, n_bars, n_bull = grid_kernel.select(cands, least, gates, first_value, values, order, passed, first)
+        track += [track[-1] + n_bull, track[-1] + n_bars]
         order = order[:size]
         bucket, block = np.empty((2, size), np.int32)
         inside, outcome = np.empty(size, np.int8), np.empty((size, len(horizons)), np.int8)
@@ -147,21 +150,18 @@ def _pool(
             columns.setdefault(name, []).append(values_of)
         n += size
     whole = {name: np.concatenate(found) if len(found) > 1 else found[0] for name, found in columns.items()}
-    return _Pooled(first=np.append(whole.pop("first"), n), **whole)
+    return _Pooled(first=np.append(whole.pop("first"), n), track=np.array(track), **whole)
 
 
 def _cooldown_binds(part: Slice, pooled: _Pooled) -> bool:
     """Whether any two events of a side can be closer than the cooldown; pivots of a kind are swing_L + 1 bars apart."""
     if part.cooldown_ms <= 0:
         return False
-    start = pooled.first[:-1]
-    side, ts, who = pooled.side[start], pooled.ts_ms[start], pooled.symbol[start]
-    for way in (1, -1):
-        of = side == way
-        step = np.diff(ts[of])
-        if np.any((step < part.cooldown_ms) & (np.diff(who[of]) == 0)):
-            return True
-    return False
+    step = np.diff(pooled.ts_ms[pooled.first[:-1]])
+    within = np.ones(len(step), bool)
+    opens = pooled.track[1:-1]
+    within[opens[(opens > 0) & (opens <= len(step))] - 1] = False  # from one track to the next
+    return bool(np.any(step[within] < part.cooldown_ms))
 
 
 def _unpack(table: I8, n_blocks: int, n_horizons: int) -> tuple[I8, I8, I8, I8, I8]:
@@ -188,10 +188,10 @@ def count_slice(
     if _cooldown_binds(part, pooled):
         table = np.zeros((len(part.numbers), n_words), np.int64)
         done = 0
-        for start, event in _lists(part, pooled):
-            chain, entry = _chain(start, event)
-            grid_kernel.count_chain(chain, entry, *facts, table[done : done + len(start) - 1])
-            done += len(start) - 1
+        for lists in _lists(part, pooled, LIST_ROOM // 8):
+            own = slice(done, done + len(lists.origin))
+            grid_kernel.count_chain(lists.origin, lists.chain, lists.entry, *facts, table[own])
+            done = own.stop
     else:
         shape = np.array([len(values) for values in part.axes.values()], np.int64)
         stride = np.append(np.cumprod(shape[:0:-1])[::-1], 1).astype(np.int64)
@@ -248,8 +248,8 @@ def judge_slice(
     Parameters
     ----------
     scans : one a symbol
-    shifts : (n_shifts,) int64, bars
-        Of the null, see `measures.draw_shifts`; drawn for the common grid of times of all symbols.
+    shifts : (n_shifts,) or (n_shifts, G) int64, bars
+        Of the null, by run of common times; see `panels.draw_shifts`.
     least_events : int
         Judged events a setting needs at every horizon to take part in the maximum statistic.
     keep_trials : bool
@@ -264,23 +264,24 @@ def judge_slice(
     table = np.zeros((n_settings, (n_blocks + 1) * N_BUCKETS * n_horizons + n_blocks), np.int64)
     bin_of = np.clip(np.searchsorted(blocks.bin_edges, pooled.ts_ms, side="left") - 1, 0, n_bins - 1).astype(np.int32)
     bin_n, bin_hits = np.zeros((n_settings, n_bins), np.int32), np.zeros((n_settings, n_bins), np.int32)
-    code, position, length = _dense(scans, pooled, cost_bps)
+    places = (pooled.symbol, pooled.bar, pooled.side)
+    laid = panels.lay_out(scans, *places, shifts, cost_bps)
     statistic, null = np.full(n_settings, -np.inf), np.full(len(shifts), -np.inf)
     rho, mean = np.full((n_settings, n_horizons), np.nan), np.full((n_settings, n_horizons), np.nan)
     median = np.full(n_settings, np.nan)
     score = pooled.score
     signed = pooled.returns * pooled.side[:, None]
     rankings = [_ranking(score, signed[:, h]) for h in range(n_horizons)]
-    trials, chains = [], []
+    trials, runs = [], []
     done = 0
-    for start, event in _lists(part, pooled):
+    for lists in _lists(part, pooled, LIST_ROOM):
+        start, event = lists.start, lists.event
         own = slice(done, done + len(start) - 1)
-        chain, entry = _chain(start, event)
-        grid_kernel.count_chain(chain, entry, *facts, table[own])
+        grid_kernel.count_chain(lists.origin, lists.chain, lists.entry, *facts, table[own])
         grid_kernel.net_by_bin(start, event, bin_of, pooled.outcome, bin_n[own], bin_hits[own])
-        chains.append((chain, entry))
+        runs.append((lists.origin.copy(), lists.chain.copy(), lists.entry.copy()))
         for h, ranking in enumerate(rankings):
-            grid_kernel.rank_correlations(start, event, *ranking, rho[own, h])
+            grid_kernel.rank_correlations(start, event, ranking, rho[own, h])
         for s in range(len(start) - 1):
             members = event[start[s] : start[s + 1]]
             if members.size:
@@ -292,137 +293,92 @@ def judge_slice(
         if keep_trials:
             trials.append(_trials(part.numbers[own], start, event, pooled))
         done += len(start) - 1
-    links = _joined(chains)
-    at_zero, least = np.zeros(1, np.int64), float(least_events)
+    links = _joined(runs)
+    at_zero, least = np.zeros((1, panels.n_runs(shifts)), np.int64), float(least_events)
     everyone = np.ones(n_settings, np.int8)
-    grid_kernel.null_maximum(code, position, length, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
+    grid_kernel.null_maximum(*laid, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
     # Who takes part is decided once, by what was observed: a shift that moves events to times without a label (symbols
     # recorded at different times) must not leave the null without a contestant.
-    _null(code, position, length, *links, shifts, np.isfinite(statistic).astype(np.int8), null, workers)
+    eligible = np.isfinite(statistic).astype(np.int8)
+    panels.null_of_maximum(*laid, *links, shifts, eligible, null, workers)
     counts = _unpack(table, n_blocks, n_horizons)
     kept = np.concatenate(trials) if trials else None
     return SliceResult(*counts, bin_n, bin_hits, statistic, null, rho, mean, median, kept)
 
 
-def common_times(scans: Sequence[SymbolScan]) -> I8:
-    """Return the times at which any symbol has a bar, (m,) int64: shifts move all symbols along it together."""
-    if len(scans) == 1:
-        return scans[0].ts_ms
-    every = np.concatenate([s.ts_ms for s in scans])
-    every.sort(kind="stable")  # runs that are sorted already are merged
-    times: I8 = every[np.append(True, every[1:] != every[:-1])]
-    return times
+@dataclass(frozen=True)
+class _Lists:
+    """Events of a run of settings, as `grid_kernel.list_events` leaves them; views that the next run overwrites."""
+
+    start: I8
+    event: NDArray[np.int32]
+    origin: I8
+    chain: I8
+    entry: NDArray[np.int32]
 
 
-def _lists(part: Slice, pooled: _Pooled) -> list[tuple[I8, NDArray[np.int32]]]:
-    """Return (start, event) of runs of settings, few enough at a time; in order."""
-    n_bars = max(len(pooled.first) - 1, 1)
-    step = max(1, LIST_ROOM // n_bars)
-    found = []
+def _lists(part: Slice, pooled: _Pooled, room: int) -> Iterator[_Lists]:
+    """Yield the events of runs of settings, in order, few enough at a time for `room` events."""
+    n_bars = len(pooled.first) - 1
+    step = min(max(1, room // max(n_bars, 1)), len(part.numbers))
+    bar_of = np.repeat(np.arange(n_bars, dtype=np.int32), np.diff(pooled.first))
+    start, chain, origin = np.empty(step + 1, np.int64), np.empty(step + 1, np.int64), np.empty(step, np.int64)
+    event, entry = np.empty(step * n_bars, np.int32), np.empty((step + 2) * n_bars, np.int32)
     for begin in range(0, len(part.numbers), step):
         coords = part.coords[begin : begin + step]
-        # Settings of one run share low coordinates: bars none of them can have are left out beforehand.
-        least = coords.min(axis=0)
-        alive = (pooled.passed > least).all(axis=1)
-        number = np.flatnonzero(alive).astype(np.int32)
-        bar = np.searchsorted(pooled.first, number, side="right") - 1
-        opens = np.ones(number.size, bool)
-        opens[1:] = bar[1:] != bar[:-1]
-        first = np.append(np.flatnonzero(opens), number.size)
-        out = np.empty((len(coords), max(len(first) - 1, 1)), np.int32)
-        size = np.zeros(len(coords), np.int64)
-        grid_kernel.list_events(
-            first,
-            pooled.symbol[number],
-            pooled.ts_ms[number],
-            pooled.side[number],
-            pooled.passed[number],
-            coords,
-            part.cooldown_ms,
-            size,
-            out,
-        )
-        start = np.concatenate([[0], np.cumsum(size)])
-        event = np.concatenate([number[out[s, : size[s]]] for s in range(len(coords))]) if len(coords) else out[0]
-        found.append((start, event))
-    return found
+        parent = _parents(coords)
+        facts = (pooled.first, bar_of, pooled.track, pooled.ts_ms, pooled.passed, coords, parent, part.cooldown_ms)
+        grid_kernel.list_events(*facts, start, event, origin, chain, entry)
+        n = len(coords)
+        yield _Lists(start[: n + 1], event[: start[n]], origin[:n], chain[: n + 1], entry[: chain[n]])
 
 
-def _chain(start: I8, event: NDArray[np.int32]) -> tuple[I8, NDArray[np.int32]]:
-    chain, entry = np.empty(len(start), np.int64), np.empty(len(event) + 1, np.int32)
-    n = grid_kernel.difference(start, event, chain, entry)
-    return chain, entry[:n]
+def _parents(coords: NDArray[np.int32]) -> I8:
+    """Return for each setting, in lexical order, the nearest earlier one whose coordinates are nowhere higher, or -1.
+
+    Looked for among those that opened the present value of each axis: in a full grid one of them is a step away.
+    """
+    parent = np.full(len(coords), -1, np.int64)
+    number = np.arange(len(coords))
+    axis = np.append(0, (coords[1:] != coords[:-1]).argmax(axis=1))
+    for d in range(coords.shape[1]):
+        opened = np.maximum.accumulate(np.where(axis <= d, number, 0))
+        own = number[1:][axis[1:] == d]
+        near = opened[own - 1]
+        parent[own] = np.where((coords[near] <= coords[own]).all(axis=1), near, -1)
+    return parent
 
 
-def _joined(chains: Sequence[tuple[I8, NDArray[np.int32]]]) -> tuple[I8, NDArray[np.int32]]:
-    """Put chains end to end: one pass over the bars of a shift then serves all settings."""
-    chain, n = [np.zeros(1, np.int64)], 0
-    for one, entry in chains:
-        chain.append(np.where(one[1:] < 0, one[1:] - n, one[1:] + n))
-        n += len(entry)
-    return np.concatenate(chain), np.concatenate([entry for _, entry in chains])
+def _joined(links: Sequence[tuple[I8, I8, NDArray[np.int32]]]) -> tuple[I8, I8, NDArray[np.int32]]:
+    """Put (origin, chain, entry) of runs of settings end to end: one pass over a shift's bars then serves all."""
+    origin, chain = [], [np.zeros(1, np.int64)]
+    n_settings = n_entries = 0
+    for own, of_run, entry in links:
+        origin.append(np.where(own < 0, -1, own + n_settings))
+        chain.append(of_run[1:] + n_entries)
+        n_settings, n_entries = n_settings + len(own), n_entries + len(entry)
+    return np.concatenate(origin), np.concatenate(chain), np.concatenate([entry for _, _, entry in links])
 
 
-def _dense(scans: Sequence[SymbolScan], pooled: _Pooled, cost_bps: float) -> tuple[NDArray[np.int8], I8, int]:
-    """Lay the outcomes of all bars of all symbols on the common times: (code, position of candidates, length)."""
-    times = common_times(scans)
-    length, n_horizons = len(times), pooled.outcome.shape[1]
-    code = np.full((2, n_horizons, len(scans) * length), -1, np.int8)
-    position = np.empty(len(pooled.ts_ms), np.int64)
-    for number, one in enumerate(scans):
-        place = number * length + np.searchsorted(times, one.ts_ms)
-        for h in range(n_horizons):
-            ret = one.returns(h)
-            for row, side in enumerate((1, -1)):
-                hit = measures.hits(ret, np.full(len(ret), side), cost_bps)
-                code[row, h, place] = np.maximum(hit, -1)
-        own = pooled.symbol == number
-        position[own] = place[pooled.bar[own]]
-    return code, np.where(pooled.side < 0, position - 2 * code.shape[2], position), length
-
-
-def _null(
-    code: NDArray[np.int8],
-    position: I8,
-    length: int,
-    chain: I8,
-    entry: NDArray[np.int32],
-    shifts: I8,
-    eligible: NDArray[np.int8],
-    null: F8,
-    workers: int,
-) -> None:
-    scratch = np.empty(len(chain) - 1)
-
-    def run(own: slice) -> None:
-        grid_kernel.null_maximum(
-            code, position, length, chain, entry, shifts[own], 0.0, eligible, scratch.copy(), null[own]
-        )
-
-    edges = np.linspace(0, len(shifts), max(workers, 1) + 1).astype(int)
-    parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-    if workers <= 1:
-        run(parts[0])
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(run, parts))
-
-
-def _ranking(score: F8, signed: F8) -> tuple[NDArray[Any], ...]:
-    """Sort candidates once for the rank correlations of all settings: places, both orders, values in them."""
+def _ranking(score: F8, signed: F8) -> NDArray[np.int32]:
+    """Sort candidates once for the rank correlations of all settings: places as `grid_kernel.rank_correlations`."""
     labelled = np.flatnonzero(~np.isnan(signed))
-    places = np.full((2, len(score)), -1, np.int32)
-    orders = []
+    places = np.full((len(score), 6), -1, np.int32)
     for which, values in enumerate((score, signed)):
-        order = labelled[np.argsort(values[labelled], kind="stable")].astype(np.int32)
-        places[which, order] = np.arange(len(order))
-        orders.append(order)
-    return places, orders[0], orders[1], np.array([score[orders[0]], signed[orders[1]]])
+        order = labelled[np.argsort(values[labelled], kind="stable")]
+        opens = np.append(np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0), len(order))  # one a value
+        group = np.repeat(np.arange(len(opens) - 1), np.diff(opens))
+        places[order, which] = np.arange(len(order))
+        places[order, 2 + 2 * which], places[order, 3 + 2 * which] = opens[group], opens[group + 1]
+    return places
 
 
 def _trials(numbers: I8, start: I8, event: NDArray[np.int32], pooled: _Pooled) -> Records:
+    place = np.repeat(np.arange(len(numbers)), np.diff(start))
+    in_time = np.lexsort((pooled.bar[event], pooled.symbol[event], place))  # listed bulls first
+    event = event[in_time]
     out = np.empty(len(event), trial_dtype(pooled.returns.shape[1]))
-    out["setting"] = np.repeat(numbers, np.diff(start))
+    out["setting"] = numbers[place]
     out["symbol"], out["bar"], out["ts_ms"] = pooled.symbol[event], pooled.bar[event], pooled.ts_ms[event]
     out["side"], out["bucket"] = pooled.side[event], pooled.bucket[event]
     out["score"], out["returns"] = pooled.score[event], pooled.returns[event]

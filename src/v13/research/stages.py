@@ -142,7 +142,7 @@ def acceptance_document(run: Run, result: HoldoutResult) -> dict[str, Any]:
             "n_events": len(result.outcomes.events),
             "events_per_hour": result.events_per_hour,
             "median_score": result.median_score,
-            "sha256": run.cut.seal(run.bars),
+            "sha256": run.holdout_sha256,
             "min_shift_bars": result.min_shift_bars,
         },
         "horizons": [

@@ -1,4 +1,4 @@
-"""Tables of the notebooks: numbers rounded for the eye. The artifacts carry the full precision."""
+"""Tables of the notebooks, up to the holdout: numbers rounded for the eye. The artifacts carry the full precision."""
 
 from __future__ import annotations
 
@@ -6,33 +6,24 @@ from typing import Any
 
 import pandas as pd
 
-from v13 import measures
-from v13.measures.pace import duration
-from v13.research.acceptance import BucketRow, HoldoutResult
 from v13.research.calibration import HorizonFit
 from v13.research.defects import defect_rows
 from v13.research.overrides import NODES
-from v13.research.reading import chance, interval, limit, moment
+from v13.research.reading import chance, interval, moment
 from v13.research.run import Run
-from v13.research.search import SearchResult
+from v13.research.search_result import SearchResult
 from v13.research.stages import CalibrationResult
 
 __all__ = [
     "Table",
-    "ablation",
-    "buckets",
     "calibration",
-    "criteria",
     "cut",
     "deciles",
     "defects",
-    "held_out_calibration",
-    "horizons",
     "monotonicity",
     "overrides",
-    "placebo",
     "recordings",
-    "regimes",
+    "rounded",
     "snooping",
     "top_settings",
     "walk_forward",
@@ -115,7 +106,7 @@ def top_settings(result: SearchResult, n: int = 10) -> Table:
         row |= {
             "events/h": round(float(rate[s]), 2),
             "objective": round(float(choice.objective[s]), 4),
-            "plateau": _round(choice.plateau[s], 4),
+            "plateau": rounded(choice.plateau[s], 4),
             "p (max)": chance(None if result.max_null.p[s] != result.max_null.p[s] else float(result.max_null.p[s])),
             "eligible": bool(choice.eligible[s]),
             "chosen": s == choice.setting,
@@ -182,8 +173,8 @@ def overrides(result: SearchResult) -> Table:
                 "node": NODES[t.node].name,
                 "own setting": t.setting if t.setting is not None else "",
                 "compared with": t.baseline,
-                "acc own": _round(t.accuracy_own, 3),
-                "acc compared": _round(t.accuracy_baseline, 3),
+                "acc own": rounded(t.accuracy_own, 3),
+                "acc compared": rounded(t.accuracy_baseline, 3),
                 "n own": t.n_own,
                 "p corrected": chance(None if t.p_corrected != t.p_corrected else t.p_corrected),
                 "parameters from": t.gets,
@@ -204,11 +195,11 @@ def calibration(fits: list[HorizonFit]) -> Table:
                 "horizon": f.horizon_bars,
                 "shipped": f.method,
                 "events": f.n,
-                "Brier": _round(q.brier, 5),
-                "Brier of a constant": _round(q.brier_constant, 5),
+                "Brier": rounded(q.brier, 5),
+                "Brier of a constant": rounded(q.brier_constant, 5),
                 "beats a constant": "" if q.brier is None or q.brier_constant is None else q.brier < q.brier_constant,
                 "gain, 95 %": interval(q.gain_interval, 5),
-                "reliability error": _round(q.error, 4),
+                "reliability error": rounded(q.error, 4),
                 "95 % interval": interval(q.error_interval, 4),
                 "why a constant": f.why or "",
             }
@@ -224,9 +215,9 @@ def deciles(rows: tuple[dict[str, Any], ...]) -> Table:
             {
                 "n": d["n"],
                 "score": f"{d['score_low']:.1f}-{d['score_high']:.1f}",
-                "hits": _round(d["hit_share"], 3),
+                "hits": rounded(d["hit_share"], 3),
                 "95 %": interval((d["hit_low"], d["hit_high"]), 3),
-                "mean return, bp": _round(1e4 * d["return_mean"], 3),
+                "mean return, bp": rounded(1e4 * d["return_mean"], 3),
                 "95 % ": ""
                 if d["return_low"] is None
                 else interval((1e4 * d["return_low"], 1e4 * d["return_high"]), 2),
@@ -242,153 +233,11 @@ def monotonicity(result: CalibrationResult) -> Table:
             {
                 "horizon": m.horizon_bars,
                 "n": m.n,
-                "rho": _round(m.rho, 4),
+                "rho": rounded(m.rho, 4),
                 "p (shifts)": chance(m.p),
                 "p (naive)": chance(m.p_naive),
             }
             for m in result.monotonicity
-        ]
-    )
-
-
-def held_out_calibration(result: HoldoutResult) -> Table:
-    """The fitted probabilities on the holdout against a constant known beforehand."""
-    return Table(
-        [
-            {
-                "horizon": r.horizon_bars,
-                "events": r.calibration.n,
-                "Brier": _round(r.calibration.brier, 5),
-                "Brier of a constant": _round(r.calibration.brier_constant, 5),
-                "gain, 95 %": interval(r.calibration.gain_interval, 5),
-                "reliability error": _round(r.calibration.error, 4),
-                "95 % interval": interval(r.calibration.error_interval, 4),
-            }
-            for r in result.horizons
-        ]
-    )
-
-
-def horizons(result: HoldoutResult) -> Table:
-    """The holdout, one row a horizon: honest p and naive p side by side."""
-    rows = []
-    for r in result.horizons:
-        a = r.accuracy
-        rows.append(
-            {
-                "horizon": r.horizon_bars,
-                "events": a.n_events,
-                "hits": a.n_hits,
-                "misses": a.n_misses,
-                "ties": a.n_ties,
-                "unlabelled": a.n_unlabelled,
-                "accuracy": _round(a.accuracy, 4),
-                "95 %": interval(r.accuracy_interval, 3),
-                "p (shifts)": chance(r.p),
-                "p (naive)": chance(r.p_naive),
-                "rho": _round(r.rho, 3),
-                "rho 95 %": interval(r.rho_interval, 3),
-                "rho p (shifts)": chance(r.rho_p),
-                "rho p (HAC)": chance(r.rho_p_hac),
-                "rho p (naive)": chance(r.rho_p_naive),
-                "mean return, bp": _round(None if r.mean_return is None else 1e4 * r.mean_return, 3),
-            }
-        )
-    return Table(rows)
-
-
-def buckets(result: HoldoutResult) -> Table:
-    """Every bucket at every horizon: p before and after the correction, what it could show, and the decision."""
-    return Table(
-        [
-            {
-                "bucket": b.bucket,
-                "horizon": b.horizon_bars,
-                "n": b.accuracy.n_judged,
-                "accuracy": _round(b.accuracy.accuracy, 3),
-                "p (shifts)": chance(b.p),
-                "p corrected": chance(b.p_corrected),
-                "least true accuracy it could show": _round(b.minimum_detectable, 3),
-                "decision": _decision(b),
-            }
-            for b in result.buckets
-        ]
-    )
-
-
-def ablation(result: HoldoutResult) -> Table:
-    """Each source alone through the same gates, and fusion against the better of the two."""
-    return Table(
-        [
-            {
-                "horizon": a.horizon_bars,
-                **{
-                    k: "" if c.accuracy is None else f"{c.accuracy:.3f} (n {c.n_judged:,})"
-                    for k, c in a.accuracy.items()
-                },
-                "better single source": a.better or "none with enough events",
-                "fusion minus it": _round(a.difference, 3),
-                "95 % interval": interval(a.difference_interval, 3),
-            }
-            for a in result.ablation
-        ]
-    )
-
-
-def placebo(result: HoldoutResult) -> Table:
-    """The released parameters on shuffled flow, beside the real flow."""
-    return Table(
-        [
-            {
-                "horizon": r.horizon_bars,
-                "n real": real.accuracy.n_judged,
-                "accuracy real": _round(real.accuracy.accuracy, 4),
-                "n placebo": r.accuracy.n_judged,
-                "accuracy placebo": _round(r.accuracy.accuracy, 4),
-                "p placebo (shifts)": chance(r.p),
-                "real minus placebo": _round(r.difference, 4),
-                "95 % interval": interval(r.difference_interval, 3),
-            }
-            for r, real in zip(result.placebo, result.horizons, strict=True)
-        ]
-    )
-
-
-def regimes(result: HoldoutResult) -> Table:
-    """The edge period by period; its share only where the whole edge is above 0."""
-    return Table(
-        [
-            {
-                "period (UTC)": r.period,
-                "horizon": r.horizon_bars,
-                "symbol hours": round(r.hours, 2),
-                "n": r.n,
-                "hits": r.hits,
-                "accuracy": _round(r.accuracy, 3),
-                "95 % (Wilson)": interval(r.interval, 3),
-                "edge (hits - misses)": r.edge,
-                "share of edge": "" if r.share is None else f"{100 * r.share:.0f} %",
-            }
-            for r in (result.regimes.rows if result.regimes else ())
-        ]
-    )
-
-
-def criteria(verdict: measures.Verdict) -> Table:
-    """Every criterion with its evidence."""
-    return Table(
-        [
-            {
-                "criterion": c.title,
-                "status": c.status.value,
-                "estimate": _round(c.estimate, 4),
-                "95 % interval": interval(c.interval, 3),
-                "threshold": limit(c.threshold),
-                "p": chance(c.p),
-                "n": "" if c.n is None else c.n,
-                "in words": c.detail,
-            }
-            for c in verdict.criteria
         ]
     )
 
@@ -401,20 +250,13 @@ def defects(run: Run) -> Table:
     return Table(rows)
 
 
-def _decision(b: BucketRow) -> str:
-    wait = "never at the present rate" if b.wait_hours is None else f"{duration(b.wait_hours)} of recording"
-    why = (
-        f"{b.missing} more event{'s' * (b.missing != 1)} ({wait})" if b.missing else "the record is too short to shift"
-    )
-    return f"{b.decision}: {why}" if b.p is None else b.decision
+def rounded(value: float | None, digits: int) -> float | str:
+    """Return a number to so many digits; an empty cell where it is None or NaN."""
+    return "" if value is None or value != value else round(float(value), digits)
 
 
 def _share(hits: float, n: float) -> float | str:
     return round(float(hits / n), 4) if n else ""
-
-
-def _round(value: float | None, digits: int) -> float | str:
-    return "" if value is None or value != value else round(float(value), digits)
 
 
 def _or(value: float, otherwise: float) -> float:

@@ -12,6 +12,7 @@ from v13 import measures
 from v13.detector import Detector, DetectorParams, SessionClock, compute_features, divergences
 from v13.detector.dtypes import N_BUCKETS
 from v13.research.cut import Records
+from v13.research.panels import common_times, recorded_runs
 
 __all__ = ["Outcomes", "SymbolPart", "bucket_of", "evaluate", "find_events"]
 
@@ -33,7 +34,7 @@ class Outcomes:
 
     events (k,) EVENT; symbol (k,) int64, index into the parts; returns (k, H) float64, forward log returns, NaN
     where unlabelled; hits (k, H) int8, see `measures.hits`; panels holds for each horizon one `measures.Panel` a
-    symbol, all on one grid of times, so that a shift moves every symbol by the same time.
+    symbol, all on one grid of times with its runs, so that a shift moves symbols side by side by the same time.
     """
 
     events: Records
@@ -107,11 +108,15 @@ def bucket_of(events: Records) -> I8:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """Returns of each symbol on the common grid; `position`: the place there of each of its bars from `start` on."""
+    """Returns of each symbol on the common grid, whose runs begin at `starts`.
+
+    position: the place on the grid of each bar of the symbol from `start` on.
+    """
 
     start: int
     position: I8
     returns: tuple[F8, ...]
+    starts: I8
 
 
 def _label(rows: Sequence[Records], horizons: tuple[int, ...], bar_ms: int, starts: Sequence[int]) -> list[_Labelled]:
@@ -121,17 +126,18 @@ def _label(rows: Sequence[Records], horizons: tuple[int, ...], bar_ms: int, star
     by rows would then tear correlated symbols apart under the null but not in what was observed.
     """
     times = [r["ts_ms"][first:] for r, first in zip(rows, starts, strict=True)]
-    grid = np.unique(np.concatenate(times)) if times else np.zeros(0, np.int64)
+    grid = common_times(times)
+    positions = [np.searchsorted(grid, ts) for ts in times]
+    runs = recorded_runs(positions, len(grid), horizons)
     found = []
-    for row, ts, first in zip(rows, times, starts, strict=True):
-        position = np.searchsorted(grid, ts)
+    for row, ts, first, position in zip(rows, times, starts, positions, strict=True):
         segment = measures.segments(ts, bar_ms)
         returns = []
         for h in horizons:
             on_grid = np.full(len(grid), np.nan)
             on_grid[position] = measures.forward_returns(row["px"][first:], segment, h)
             returns.append(on_grid)
-        found.append(_Labelled(first, position, tuple(returns)))
+        found.append(_Labelled(first, position, tuple(returns), runs))
     return found
 
 
@@ -148,7 +154,7 @@ def _outcomes(
     hits = np.column_stack([measures.hits(returns[:, h], pooled["side"], cost_bps) for h in range(len(horizons))])
     panels = tuple(
         tuple(
-            measures.Panel(ret=own.returns[h], index=i, side=e["side"].copy(), score=e["score"].copy())
+            measures.Panel(own.returns[h], i, e["side"].copy(), e["score"].copy(), own.starts)
             for e, i, own in zip(events, at, labelled, strict=True)
         )
         for h in range(len(horizons))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from v13.errors import DataError
 from v13.measures import Accuracy, Criterion, Status, Verdict, judge_accuracy
 from v13.measures.pace import Pace, duration, priced
-from v13.measures.safeguards import judge_placebo
+from v13.measures.safeguards import EdgeKept, judge_placebo, judge_plateau
 
 PASS, FAIL, INSUFFICIENT = Status.PASS, Status.FAIL, Status.INSUFFICIENT
 
@@ -63,6 +63,42 @@ def test_the_placebo_says_its_numbers_and_what_it_is_for() -> None:
     for said in ("5 shuffles", "0.520 after 10 bars", "0.1100", "0.510 after 20 bars", "price pattern alone"):
         assert said in found.detail
     assert found.p == 0.3
+
+
+# --- the plateau ----------------------------------------------------------------------------------------------------
+
+
+def kept(edge: float, share: float | None, n_neighbours: int = 8) -> EdgeKept:
+    around = {"z_hi": [1.2, 2.0], "z_mid": [0.4, 0.8]}
+    return EdgeKept(edge=edge, share=share, n_neighbours=n_neighbours, around=around)
+
+
+@pytest.mark.parametrize(
+    ("edge_kept", "has_choice", "status"),
+    [
+        (kept(0.1, 0.5), True, PASS),
+        (kept(0.1, 0.4999), True, FAIL),
+        (kept(0.1, -0.3), True, FAIL),
+        (kept(0.0, None), True, FAIL),  # no edge at all is none that could be kept
+        (kept(-0.02, None), True, FAIL),
+        (kept(-0.02, None, 0), True, FAIL),  # no neighbour is needed to see that
+        (kept(0.1, None, 0), True, INSUFFICIENT),
+        (None, True, Status.NOT_APPLICABLE),  # one setting: no choice to make
+        (None, False, Status.NOT_APPLICABLE),
+    ],
+)
+def test_plateau_rule(edge_kept: EdgeKept | None, has_choice: bool, status: Status) -> None:
+    found = judge_plateau(edge_kept, has_choice=has_choice)
+    assert found.status is status, found.detail
+    assert found.estimate == (edge_kept["share"] if edge_kept else None)
+
+
+def test_the_plateau_says_how_far_its_neighbours_lie() -> None:
+    said = judge_plateau(kept(0.1, 0.8), has_choice=True).detail
+    assert "(z_hi 1.2 to 2, z_mid 0.4 to 0.8) keep 80% of its edge" in said
+    assert "median of 8" in said
+    assert "real-valued parameter" in judge_plateau(kept(0.1, None, 0), has_choice=True).detail
+    assert "0.480" in judge_plateau(kept(-0.02, None), has_choice=True).detail
 
 
 # --- the price ------------------------------------------------------------------------------------------------------

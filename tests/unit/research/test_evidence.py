@@ -360,7 +360,7 @@ def test_a_smaller_alpha_lets_fewer_buckets_pass(planted: Market) -> None:
 
 def test_a_look_is_judged_at_its_own_level_with_shifts_enough_to_reach_it(planted: Market) -> None:
     look = {"number": 4, "n_earlier_looks": 3, "n_searched_before": 0, "simulated": False}
-    selected = {"p": 0.03, "edge_kept": 0.9, "n_events": 500, "n_settings": 1, "n_shifts": 2000}
+    selected = {"p": 0.03, "edge_kept": None, "n_events": 500, "n_settings": 1, "n_shifts": 2000}
     results = [
         acceptance.accept(
             planted.parts,

@@ -56,13 +56,14 @@ def run(
     bear = np.concatenate([p.side < 0 for t in made for p in t[0]])
     start = np.concatenate([[0], np.cumsum([sum(len(p.index) for p in t[0]) for t in made])])
     event = np.arange(start[-1], dtype=np.int32)
-    chain, entry = np.empty(len(start), np.int64), np.empty(len(event) + 1, np.int32)
-    n = grid_kernel.difference(start, event, chain, entry)
     position = np.where(bear, place - 2 * code.shape[2], place)
-    shifts = draw_shifts([length], min_shift, n_shifts, 5)[:, 0]
+    shifts = draw_shifts([length], min_shift, n_shifts, 5)
     statistic, null = np.empty(len(made)), np.full(len(shifts), -np.inf)
-    facts = (code, position, length, chain, entry[:n])
-    everyone, at_zero = np.ones(len(made), np.int8), np.zeros(1, np.int64)
+    symbol = place // length
+    last = np.append(np.flatnonzero(np.diff(symbol)) + 1, len(place))
+    pieces = np.array([(end, 0, (symbol[end - 1] + 1) * length, length) for end in last.tolist()], np.int64)
+    facts = (code, position, pieces, np.full(len(made), -1), start, event)  # each trial from nothing
+    everyone, at_zero = np.ones(len(made), np.int8), np.zeros((1, 1), np.int64)
     grid_kernel.null_maximum(*facts, at_zero, float(least_events), everyone, statistic, np.full(1, -np.inf))
     grid_kernel.null_maximum(*facts, shifts, 0.0, np.isfinite(statistic).astype(np.int8), np.empty(len(made)), null)
     return against_maximum(statistic, null, min_shift)

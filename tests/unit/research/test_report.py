@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from v13.measures import Criterion, Status
 from v13.measures.pace import Pace, priced
@@ -13,9 +14,14 @@ from v13.research import report
 LOOK = {"number": 2, "n_earlier_looks": 1, "n_searched_before": 0, "simulated": False}
 
 
-def signoff(*criteria: Criterion, look: dict[str, Any] | None = None) -> dict[str, Any]:
+def signoff(
+    *criteria: Criterion,
+    look: dict[str, Any] | None = None,
+    verdict: str = "INSUFFICIENT",
+    certificate: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     return {
-        "verdict": "INSUFFICIENT",
+        "verdict": verdict,
         "simulated": False,
         "key": "0" * 64,
         "v13_version": "0",
@@ -35,6 +41,7 @@ def signoff(*criteria: Criterion, look: dict[str, Any] | None = None) -> dict[st
         "search": {"n_settings": 1, "n_trials": 1, "sentence": "Chosen by plateau."},
         "alpha": 0.025,
         "look": look,
+        "certificate": certificate,
     }
 
 
@@ -102,3 +109,42 @@ def test_fusion_that_is_worse_than_one_source_is_named() -> None:
 def test_the_placebo_is_asked_to_stay_below() -> None:
     placebo = Criterion("placebo", "Placebo", Status.PASS, 0.51, threshold=0.55, detail="It fails.")
     assert "below 0.55" in report.markdown("run", signoff(placebo))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            ["selection", "plateau", "accuracy_10", "noise_certificate"],
+            "All 4 criteria that recorded data can answer are met: the choice of the setting and its plateau on the "
+            "search part, the noise certificate on markets without an edge, the rest on the holdout, which the search "
+            "never saw.",
+        ),
+        (
+            ["selection", "accuracy_10"],
+            "All 2 criteria that recorded data can answer are met: the choice of the setting on the search part, the "
+            "rest on the holdout, which the search never saw.",
+        ),
+    ],
+)
+def test_a_pass_says_of_each_criterion_what_it_was_judged_on(keys: list[str], said: str) -> None:
+    open_one = Criterion("plateau_of_another", "Open", Status.NOT_APPLICABLE, detail="Nothing to compare.")
+    passed = [Criterion(key, key, Status.PASS, detail="Met.") for key in keys]
+    assert report.summary_sentence(signoff(*passed, open_one, verdict="PASS")) == said
+
+
+def certificate(n_passed: int, n_markets: int) -> dict[str, Any]:
+    low, high = (float(end) for end in proportion_confint(n_passed, n_markets, 0.05, method="beta"))
+    full = n_markets >= 1_000
+    return {"n_passed": n_passed, "n_markets": n_markets, "low": low, "high": high, "full": full, "key": "c" * 64}
+
+
+def test_a_short_certificate_is_pointed_at_with_the_bound_it_proves() -> None:
+    passed = Criterion("noise_certificate", "Noise is not signed off", Status.PASS, 0.0, detail="0 of 21.")
+    lines = attention(signoff(passed, verdict="PASS", certificate=certificate(0, 21)))
+    (line,) = [line for line in lines if "certificate" in line]
+    assert "0 of 21 markets without an edge signed off proves no more than that at most 16% of them are" in line
+    assert "--full" in line
+    for proof in (certificate(2, 1_001), None):
+        assert not any("certificate" in line for line in attention(signoff(passed, certificate=proof)))
+    assert any("3 of 999" in line for line in attention(signoff(passed, certificate=certificate(3, 999))))

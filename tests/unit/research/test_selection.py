@@ -8,6 +8,8 @@ import pytest
 from v13 import measures
 from v13.detector import DetectorParams
 from v13.errors import ConfigError
+from v13.measures import Status
+from v13.measures.safeguards import judge_plateau
 from v13.research import selection
 from v13.research.settings import expand_grid
 
@@ -99,15 +101,85 @@ def test_neighbours_are_a_step_away_along_real_axes_and_missing_ones_do_not_coun
     for s in range(len(settings)):
         assert choice.plateau[s] == min(choice.objective[s], np.median(choice.objective[near(s)]))
     assert choice.setting is not None
-    assert choice.edge_kept == pytest.approx(np.median(edge[near(choice.setting)]) / edge[choice.setting])
+    assert choice.edge_kept is not None
+    assert choice.edge_kept["edge"] == pytest.approx(edge[choice.setting])
+    assert choice.edge_kept["n_neighbours"] == len(near(choice.setting))
+    assert choice.edge_kept["share"] == pytest.approx(np.median(edge[near(choice.setting)]) / edge[choice.setting])
 
 
-def test_a_lone_setting_has_no_neighbours_to_keep_its_edge() -> None:
-    settings = expand_grid(DetectorParams(), {"swing_L": [8, 13], "z_hi": [2.0]})
-    choice = selection.choose(settings, np.full((2, 2), 500), np.array([[300, 300], [280, 280]]), 100)
+def test_on_a_fine_grid_neighbours_lie_a_quarter_of_the_axis_away() -> None:
+    rng = np.random.default_rng(5)
+    uneven = np.sort(np.concatenate([np.linspace(1.0, 1.3, 9), [1.7, 2.9, 3.0]])).tolist()
+    settings = expand_grid(DetectorParams(), {"swing_L": [8, 13], "z_hi": uneven, "z_mid": np.linspace(0, 1, 41)})
+    n = rng.integers(150, 400, (len(settings), 2))
+    choice = selection.choose(settings, n, rng.binomial(n, 0.6), 100)
+
+    def toward(axis: list[float], at: int, sign: int) -> int | None:
+        """The first place in one direction that is far enough, looked at one by one."""
+        least = (axis[-1] - axis[0]) / 4
+        for to in range(at + sign, len(axis) if sign > 0 else -1, sign):
+            if abs(axis[to] - axis[at]) >= least - 1e-12:
+                return to
+        return None
+
+    number_at = {s.coords: s.number for s in settings}
+    for s in (settings[i] for i in range(0, len(settings), 7)):
+        _, hi, mid = s.coords
+        rows = [hi, toward(uneven, hi, -1), toward(uneven, hi, 1)]
+        columns = [mid, *(toward(np.linspace(0, 1, 41).tolist(), mid, sign) for sign in (-1, 1))]
+        around = {number_at[s.coords[0], i, j] for i in rows for j in columns if (s.coords[0], i, j) in number_at}
+        near = np.median(choice.objective[sorted(around - {s.number})])
+        assert choice.plateau[s.number] == min(choice.objective[s.number], near)
+
+
+def test_the_span_of_the_neighbours_is_what_the_criterion_says() -> None:
+    settings = expand_grid(
+        DetectorParams(), {"swing_L": [8, 13], "z_hi": np.linspace(1, 3, 9).tolist(), "z_mid": [0.4]}
+    )
+    assert selection.neighbour_span(settings, 4) == [(0, 0), (2, 6), (0, 0)]
+    assert selection.neighbour_span(settings, 9) == [(1, 1), (0, 2), (0, 0)]
+    hits = np.full((18, 2), 500)
+    hits[4] = 700
+    choice = selection.choose(settings, np.full((18, 2), 1_000), hits, 100)
+    assert choice.edge_kept == {
+        "edge": pytest.approx(0.2),
+        "share": 0.0,
+        "n_neighbours": 2,
+        "around": {"z_hi": [1.5, 2.5]},
+    }
+
+
+def test_a_spike_that_is_several_fine_steps_wide_is_still_a_spike() -> None:
+    axis = np.linspace(1.0, 3.0, 41)
+    settings = expand_grid(DetectorParams(), {"swing_L": [8], "z_hi": axis.tolist(), "z_mid": [0.4]})
+    share = np.where(np.abs(axis - 2.0) < 0.12, 0.65, 0.5)  # five values, each of which sees nearly the same events
+    n = np.full((41, 2), 1_000)
+    choice = selection.choose(settings, n, np.round(share[:, None] * n).astype(np.int64), 100)
+    assert choice.setting in range(18, 23)
+    assert choice.edge_kept is not None
+    assert choice.edge_kept["share"] == pytest.approx(0.0)
+    assert judge_plateau(choice.edge_kept, has_choice=True).status is Status.FAIL
+
+
+def test_a_choice_that_cannot_be_told_from_a_spike_is_not_waved_through() -> None:
+    whole = expand_grid(DetectorParams(), {"swing_L": [8, 13], "z_hi": [2.0]})
+    choice = selection.choose(whole, np.full((2, 2), 500), np.array([[300, 300], [280, 280]]), 100)
     assert choice.setting == 0
-    assert choice.edge_kept is None
     assert choice.plateau.tolist() == choice.objective.tolist()
+    assert choice.edge_kept == {"edge": pytest.approx(0.1), "share": None, "n_neighbours": 0, "around": {}}
+    assert judge_plateau(choice.edge_kept, has_choice=True).status is Status.INSUFFICIENT
+    alone = selection.choose(whole.subset(np.array([1])), np.full((1, 2), 500), np.full((1, 2), 300), 100)
+    assert alone.setting == 0
+    assert alone.edge_kept is None
+    nothing = selection.choose(whole, np.full((2, 2), 5), np.full((2, 2), 3), 100)
+    assert (nothing.setting, nothing.edge_kept) == (None, None)
+
+
+def test_a_choice_without_an_edge_says_so() -> None:
+    choice = selection.choose(SETTINGS, *counts(np.full(len(SETTINGS), 0.48), 500), min_events=100)
+    assert choice.edge_kept is not None
+    assert (choice.edge_kept["share"], choice.edge_kept["edge"]) == (None, pytest.approx(-0.02))
+    assert judge_plateau(choice.edge_kept, has_choice=True).status is Status.FAIL
 
 
 def test_walk_forward_judges_each_block_by_what_was_chosen_before_it() -> None:

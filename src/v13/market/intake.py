@@ -1,0 +1,235 @@
+"""Messages of one live symbol, in any order within a bar and perhaps twice, into its bars.
+
+Messages are held until the clock says that their bar is over; then they are put in order of time, rid of what came
+twice and of what no market prints, and handed to `BarBuilder`. So what arrives late, but before its bar is closed, is
+nothing special, and the bars are those `market.load` makes of the same messages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v13.market.bars import BarBuilder
+
+__all__ = ["QUOTE", "TRADE", "Intake"]
+
+TRADE: Final = np.dtype(
+    [("ts_ms", np.int64), ("id", np.int64), ("px", np.float64), ("qty", np.float64), ("sign", np.int8)]
+)
+QUOTE: Final = np.dtype(
+    [
+        ("ts_ms", np.int64),
+        ("id", np.int64),
+        ("bid", np.float64),
+        ("bid_qty", np.float64),
+        ("ask", np.float64),
+        ("ask_qty", np.float64),
+    ]
+)
+NO_ID: Final = -1  # of a source that has none: its messages are never taken for the same
+REMEMBERED: Final = 8_192  # ids of a stream that are known again when an old one comes
+
+Columns = tuple[NDArray[Any], ...]
+Records = NDArray[Any]
+
+
+class Intake:
+    """Turn one symbol's messages into bars.
+
+    Parameters
+    ----------
+    bar_ms : int, milliseconds
+    max_gap_ms : int or None, milliseconds
+        As `BarBuilder`.
+    has_trades, has_quotes : bool
+        Which streams exist.
+
+    Attributes
+    ----------
+    dropped : Counter
+        Messages left out, by (`trade` or `quote`, reason); reasons are `late`, `duplicate` and `bad_value`.
+    last_trade_id : int
+        The largest handed on, NO_ID before.
+    """
+
+    def __init__(
+        self, bar_ms: int, max_gap_ms: int | None = None, *, has_trades: bool = True, has_quotes: bool = True
+    ) -> None:
+        self._builder = BarBuilder(bar_ms, max_gap_ms, has_trades=has_trades, has_quotes=has_quotes)
+        self.bar_ms = bar_ms
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        self._trades = _Stream(TRADE)
+        self._quotes = _Stream(QUOTE)
+        self._closed_ms = 0
+
+    @property
+    def last_trade_id(self) -> int:
+        return self._trades.last_id
+
+    @property
+    def seen_ms(self) -> int:
+        """Up to where both streams that exist have come; a bar that ends by then is over. -1 before."""
+        seen = [s.seen_ms for s, exists in self._streams() if exists]
+        return min(seen)
+
+    @property
+    def newest_ms(self) -> int:
+        """Time of the newest message of either stream; -1 before."""
+        return max(self._trades.seen_ms, self._quotes.seen_ms)
+
+    @property
+    def next_ms(self) -> int:
+        """End of the earliest bar that can still be handed on."""
+        return self._closed_ms + self.bar_ms
+
+    @property
+    def n_held(self) -> int:
+        """Messages that wait for the end of their bar."""
+        return self._trades.n_held + self._quotes.n_held
+
+    def add_trade(self, ts_ms: int, trade_id: int, px: float, qty: float, sign: int) -> None:
+        """Hold one trade; the fields of TRADE."""
+        self._trades.rows.append((ts_ms, trade_id, px, qty, sign))
+        if ts_ms > self._trades.seen_ms:
+            self._trades.seen_ms = ts_ms
+
+    def add_quote(self, ts_ms: int, update_id: int, bid: float, bid_qty: float, ask: float, ask_qty: float) -> None:
+        """Hold one best quote; the fields of QUOTE."""
+        self._quotes.rows.append((ts_ms, update_id, bid, bid_qty, ask, ask_qty))
+        if ts_ms > self._quotes.seen_ms:
+            self._quotes.seen_ms = ts_ms
+
+    def add_trades(self, *columns: NDArray[Any]) -> None:
+        """Hold many trades: (n,) arrays, one a field of TRADE."""
+        self._trades.add(columns)
+
+    def add_quotes(self, *columns: NDArray[Any]) -> None:
+        """Hold many best quotes: (n,) arrays, one a field of QUOTE."""
+        self._quotes.add(columns)
+
+    def close_until(self, ts_ms: int) -> Records:
+        """Hand on every bar that ends by `ts_ms` (epoch ms): (n,) BAR; later messages stay."""
+        until = ts_ms - ts_ms % self.bar_ms
+        if until <= self._closed_ms:
+            return self._builder.close_until(self._closed_ms)[:0]
+        trades = self._trades.take(until, self._closed_ms, self.dropped, "trade")
+        if trades is not None:
+            ts, _, px, qty, sign = trades
+            good = (px > 0) & (px < np.inf) & (qty > 0) & (qty < np.inf)
+            self._push(self._builder.push_trades, (ts, px, qty, sign), good, "trade")
+        quotes = self._quotes.take(until, self._closed_ms, self.dropped, "quote")
+        if quotes is not None:
+            ts, _, bid, bid_qty, ask, ask_qty = quotes
+            good = (bid > 0) & (bid <= ask) & (ask < np.inf) & (bid_qty > 0) & (ask_qty > 0)
+            good &= (bid_qty < np.inf) & (ask_qty < np.inf)
+            self._push(self._builder.push_quotes, (ts, bid, bid_qty, ask, ask_qty), good, "quote")
+        self._closed_ms = until
+        return self._builder.close_until(until)
+
+    def finish(self) -> Records:
+        """Hand on the rest: what a clock long past the last message would give, less the empty bars behind it."""
+        newest = self.newest_ms
+        if newest < self._closed_ms:
+            return self.close_until(self._closed_ms)
+        return self.close_until(newest - newest % self.bar_ms + self.bar_ms)
+
+    def snapshot(self) -> bytes:
+        """Return what is needed to go on after the last bar handed on; messages held are not part of it."""
+        facts = np.array([self._closed_ms, self._trades.last_id, self._quotes.last_id], np.int64)
+        return facts.tobytes() + self._builder.snapshot()
+
+    def restore(self, data: bytes) -> None:
+        """Take up a `snapshot`; messages of bars handed on before it are late from now on.
+
+        Raises
+        ------
+        DataError
+            The bytes are not a snapshot of an intake made with the same arguments. The state is untouched then.
+        """
+        self._builder.restore(data[24:])
+        closed, self._trades.last_id, self._quotes.last_id = np.frombuffer(data, np.int64, 3).tolist()
+        self._closed_ms = closed
+
+    def _streams(self) -> tuple[tuple[_Stream, bool], tuple[_Stream, bool]]:
+        return (self._trades, self._builder.has_trades), (self._quotes, self._builder.has_quotes)
+
+    def _push(self, push: Any, columns: Columns, good: NDArray[np.bool_], stream: str) -> None:
+        n_bad = good.size - int(np.count_nonzero(good))
+        if n_bad:
+            self.dropped[stream, "bad_value"] += n_bad
+            columns = tuple(column[good] for column in columns)
+        push(*columns)
+
+
+class _Stream:
+    """Messages of one kind that wait for the end of their bar."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.rows: list[tuple[float, ...]] = []
+        self.seen_ms = -1
+        self.last_id = NO_ID
+        self._types = [dtype[name] for name in dtype.names or ()]
+        self._blocks: list[Columns] = []
+        self._recent = np.empty(0, np.int64)
+
+    @property
+    def n_held(self) -> int:
+        return len(self.rows) + sum(block[0].size for block in self._blocks)
+
+    def add(self, columns: Sequence[NDArray[Any]]) -> None:
+        if columns[0].size:
+            self._gather()
+            self._blocks.append(tuple(columns))
+            self.seen_ms = max(self.seen_ms, int(columns[0].max()))
+
+    def take(self, until: int, closed: int, dropped: Counter[tuple[str, str]], stream: str) -> Columns | None:
+        """Take out what comes before `until`, in order of time and once; what lies before `closed` is late."""
+        self._gather()
+        if not self._blocks:
+            return None
+        if len(self._blocks) > 1:
+            columns = tuple(np.concatenate(parts) for parts in zip(*self._blocks, strict=True))
+        else:
+            columns = self._blocks[0]
+        ts = columns[0]
+        if np.any(ts[1:] < ts[:-1]):
+            order = np.argsort(ts, kind="stable")
+            columns = tuple(column[order] for column in columns)
+            ts = columns[0]
+        n_late, n_due = np.searchsorted(ts, [closed, until]).tolist()
+        self._blocks = [tuple(column[n_due:] for column in columns)] if n_due < ts.size else []
+        if n_late:
+            dropped[stream, "late"] += n_late
+        due = tuple(column[n_late:n_due] for column in columns)
+        return self._once(due, dropped, stream) if due[0].size else None
+
+    def _gather(self) -> None:
+        """Make a block of the single messages, behind the blocks there are."""
+        if self.rows:
+            columns = zip(*self.rows, strict=True)
+            self._blocks.append(tuple(np.array(c, t) for c, t in zip(columns, self._types, strict=True)))
+            self.rows.clear()
+
+    def _once(self, due: Columns, dropped: Counter[tuple[str, str]], stream: str) -> Columns:
+        """Leave out messages whose id came before; the first one stays."""
+        ids = due[1]
+        if not (ids[0] > self.last_id and np.all(ids[1:] > ids[:-1])):
+            fresh = np.zeros(ids.size, bool)
+            fresh[np.unique(ids, return_index=True)[1]] = True
+            old = ids <= self.last_id  # most ids come in order, and then nothing has to be looked up
+            fresh[old] &= ~np.isin(ids[old], self._recent)
+            fresh |= ids == NO_ID
+            n_double = ids.size - int(np.count_nonzero(fresh))
+            if n_double:
+                dropped[stream, "duplicate"] += n_double
+                due = tuple(column[fresh] for column in due)
+                ids = due[1]
+        if ids.size:
+            self._recent = np.concatenate([self._recent[-REMEMBERED:], ids])[-REMEMBERED:]
+            self.last_id = max(self.last_id, int(ids.max()))
+        return due
