@@ -1,0 +1,39 @@
+"""Which bars an event log keeps: their close times by symbol, so that a checkpoint removes bars without a search.
+
+Bars lie in the file in the order of time, and not by symbol: the 50 bars of a second are then two pages to write
+instead of 50. It must not read a bar itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+__all__ = ["KeptBars"]
+
+
+class KeptBars:
+    """Close times (UTC epoch ms) of the bars in the log behind `db`, ascending, by symbol."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._times: dict[str, list[int]] = {}
+        for symbol, ts_ms in db.execute("SELECT symbol, ts_ms FROM bar ORDER BY ts_ms"):
+            self._times.setdefault(symbol, []).append(ts_ms)
+
+    def add(self, symbol: str, times: Sequence[int]) -> None:
+        """Take note of bars that were entered, or were there already."""
+        own = self._times.setdefault(symbol, [])
+        is_later = not own or not times or times[0] > own[-1]
+        own.extend(times)
+        if not (is_later and all(a < b for a, b in pairwise(times))):
+            own[:] = sorted(set(own))
+
+    def take_surplus(self, symbol: str, ts_ms: int, keep: int) -> list[int]:
+        """Forget all but the last `keep` bars up to and with `ts_ms`, and those after it; return the forgotten."""
+        own = self._times.get(symbol, [])
+        n = max(0, bisect_right(own, ts_ms) - keep)
+        surplus = own[:n]
+        del own[:n]
+        return surplus
