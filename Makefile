@@ -1,6 +1,6 @@
 # Every target bootstraps first; a second bootstrap takes no time. ARGS is handed on: make test ARGS="-k manifest"
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap signoff test lint bench certify lab lock clean
+.PHONY: help bootstrap signoff test lint bench certify stress lab lock clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -30,6 +30,9 @@ bench: bootstrap ## medians and ratios on this machine, against the named peers
 
 certify: bootstrap ## 1,001 markets without an edge, 490 with one, whole pipeline (half an hour on two cores)
 	$(BIN)/v13 noise --markets 143 --power $(ARGS)
+
+stress: bootstrap ## 200 runners killed at random moments: no event lost, none doubled
+	$(BIN)/python -m tests.stress.kills $(ARGS)
 
 lab: bootstrap ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/ $(ARGS)

@@ -47,10 +47,11 @@ def pinned(repo: Path) -> dict[str, list[str]]:
 
 
 def bound(line: str) -> tuple[str, str]:
-    """Return name and lower bound of `name>=bound`, the only form in use: an upper bound belongs into the lock."""
+    """Return name and lower bound of `name>=bound`, the form in use: an upper bound belongs into the lock."""
     requirement = Requirement(line)
     (specifier,) = requirement.specifier
-    assert specifier.operator == ">=", line
+    # Its later releases carry an epoch and an older schema, so a lower bound alone would bring that.
+    assert specifier.operator == (">=" if requirement.name != "grafana-foundation-sdk" else "=="), line
     return requirement.name, specifier.version
 
 

@@ -20,7 +20,8 @@ EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    from v13.cli import data, edge, ledger, noise, signoff, steps  # heavy imports stay out of `v13 --version`
+    # Heavy imports stay out of `v13 --version`.
+    from v13.cli import config, data, edge, events, ledger, monitoring, noise, run, signoff, steps
 
     parser = argparse.ArgumentParser(
         prog="v13",
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     edge.add(commands)
     noise.add(commands)
     ledger.add(commands)
+    run.add(commands)
+    config.add(commands)
+    events.add(commands)
+    monitoring.add(commands)
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
         parser.print_help(sys.stderr)

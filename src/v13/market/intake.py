@@ -7,6 +7,7 @@ nothing special, and the bars are those `market.load` makes of the same messages
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
@@ -31,6 +32,8 @@ QUOTE: Final = np.dtype(
         ("ask_qty", np.float64),
     ]
 )
+_PACK_TRADE: Final = struct.Struct("=qqddb").pack  # a record of TRADE, at half the cost of a tuple made one later
+_PACK_QUOTE: Final = struct.Struct("=qqdddd").pack  # of QUOTE
 NO_ID: Final = -1  # of a source that has none: its messages are never taken for the same
 REMEMBERED: Final = 8_192  # ids of a stream that are known again when an old one comes
 
@@ -55,6 +58,8 @@ class Intake:
         Messages left out, by (`trade` or `quote`, reason); reasons are `late`, `duplicate` and `bad_value`.
     last_trade_id : int
         The largest handed on, NO_ID before.
+    next_ms : int
+        End of the earliest bar that can still be handed on.
     """
 
     def __init__(
@@ -65,7 +70,9 @@ class Intake:
         self.dropped: Counter[tuple[str, str]] = Counter()
         self._trades = _Stream(TRADE)
         self._quotes = _Stream(QUOTE)
+        self._own = [s for s, exists in ((self._trades, has_trades), (self._quotes, has_quotes)) if exists]
         self._closed_ms = 0
+        self.next_ms = bar_ms
 
     @property
     def last_trade_id(self) -> int:
@@ -74,18 +81,12 @@ class Intake:
     @property
     def seen_ms(self) -> int:
         """Up to where both streams that exist have come; a bar that ends by then is over. -1 before."""
-        seen = [s.seen_ms for s, exists in self._streams() if exists]
-        return min(seen)
+        return min([s.seen_ms for s in self._own])
 
     @property
     def newest_ms(self) -> int:
         """Time of the newest message of either stream; -1 before."""
         return max(self._trades.seen_ms, self._quotes.seen_ms)
-
-    @property
-    def next_ms(self) -> int:
-        """End of the earliest bar that can still be handed on."""
-        return self._closed_ms + self.bar_ms
 
     @property
     def n_held(self) -> int:
@@ -94,15 +95,17 @@ class Intake:
 
     def add_trade(self, ts_ms: int, trade_id: int, px: float, qty: float, sign: int) -> None:
         """Hold one trade; the fields of TRADE."""
-        self._trades.rows.append((ts_ms, trade_id, px, qty, sign))
-        if ts_ms > self._trades.seen_ms:
-            self._trades.seen_ms = ts_ms
+        stream = self._trades
+        stream.packed += _PACK_TRADE(ts_ms, trade_id, px, qty, sign)
+        if ts_ms > stream.seen_ms:
+            stream.seen_ms = ts_ms
 
     def add_quote(self, ts_ms: int, update_id: int, bid: float, bid_qty: float, ask: float, ask_qty: float) -> None:
         """Hold one best quote; the fields of QUOTE."""
-        self._quotes.rows.append((ts_ms, update_id, bid, bid_qty, ask, ask_qty))
-        if ts_ms > self._quotes.seen_ms:
-            self._quotes.seen_ms = ts_ms
+        stream = self._quotes
+        stream.packed += _PACK_QUOTE(ts_ms, update_id, bid, bid_qty, ask, ask_qty)
+        if ts_ms > stream.seen_ms:
+            stream.seen_ms = ts_ms
 
     def add_trades(self, *columns: NDArray[Any]) -> None:
         """Hold many trades: (n,) arrays, one a field of TRADE."""
@@ -128,7 +131,7 @@ class Intake:
             good = (bid > 0) & (bid <= ask) & (ask < np.inf) & (bid_qty > 0) & (ask_qty > 0)
             good &= (bid_qty < np.inf) & (ask_qty < np.inf)
             self._push(self._builder.push_quotes, (ts, bid, bid_qty, ask, ask_qty), good, "quote")
-        self._closed_ms = until
+        self._reach(until)
         return self._builder.close_until(until)
 
     def finish(self) -> Records:
@@ -153,10 +156,11 @@ class Intake:
         """
         self._builder.restore(data[24:])
         closed, self._trades.last_id, self._quotes.last_id = np.frombuffer(data, np.int64, 3).tolist()
-        self._closed_ms = closed
+        self._reach(closed)
 
-    def _streams(self) -> tuple[tuple[_Stream, bool], tuple[_Stream, bool]]:
-        return (self._trades, self._builder.has_trades), (self._quotes, self._builder.has_quotes)
+    def _reach(self, closed_ms: int) -> None:
+        self._closed_ms = closed_ms
+        self.next_ms = closed_ms + self.bar_ms
 
     def _push(self, push: Any, columns: Columns, good: NDArray[np.bool_], stream: str) -> None:
         n_bad = good.size - int(np.count_nonzero(good))
@@ -170,16 +174,17 @@ class _Stream:
     """Messages of one kind that wait for the end of their bar."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.rows: list[tuple[float, ...]] = []
+        self.packed = bytearray()  # single messages, records of dtype
         self.seen_ms = -1
         self.last_id = NO_ID
-        self._types = [dtype[name] for name in dtype.names or ()]
+        self._dtype = dtype
         self._blocks: list[Columns] = []
-        self._recent = np.empty(0, np.int64)
+        self._ids = np.empty(2 * REMEMBERED, np.int64)  # those handed on, the last at _n_ids - 1
+        self._n_ids = 0
 
     @property
     def n_held(self) -> int:
-        return len(self.rows) + sum(block[0].size for block in self._blocks)
+        return len(self.packed) // self._dtype.itemsize + sum(block[0].size for block in self._blocks)
 
     def add(self, columns: Sequence[NDArray[Any]]) -> None:
         if columns[0].size:
@@ -210,10 +215,10 @@ class _Stream:
 
     def _gather(self) -> None:
         """Make a block of the single messages, behind the blocks there are."""
-        if self.rows:
-            columns = zip(*self.rows, strict=True)
-            self._blocks.append(tuple(np.array(c, t) for c, t in zip(columns, self._types, strict=True)))
-            self.rows.clear()
+        if self.packed:
+            rows = np.frombuffer(self.packed, self._dtype)
+            self._blocks.append(tuple(rows[name].copy() for name in self._dtype.names or ()))
+            self.packed = bytearray()
 
     def _once(self, due: Columns, dropped: Counter[tuple[str, str]], stream: str) -> Columns:
         """Leave out messages whose id came before; the first one stays."""
@@ -222,7 +227,7 @@ class _Stream:
             fresh = np.zeros(ids.size, bool)
             fresh[np.unique(ids, return_index=True)[1]] = True
             old = ids <= self.last_id  # most ids come in order, and then nothing has to be looked up
-            fresh[old] &= ~np.isin(ids[old], self._recent)
+            fresh[old] &= ~np.isin(ids[old], self._ids[max(self._n_ids - REMEMBERED, 0) : self._n_ids])
             fresh |= ids == NO_ID
             n_double = ids.size - int(np.count_nonzero(fresh))
             if n_double:
@@ -230,6 +235,14 @@ class _Stream:
                 due = tuple(column[fresh] for column in due)
                 ids = due[1]
         if ids.size:
-            self._recent = np.concatenate([self._recent[-REMEMBERED:], ids])[-REMEMBERED:]
+            self._remember(ids[-REMEMBERED:])
             self.last_id = max(self.last_id, int(ids.max()))
         return due
+
+    def _remember(self, ids: NDArray[np.int64]) -> None:
+        n = self._n_ids
+        if n + ids.size > self._ids.size:
+            self._ids[:REMEMBERED] = self._ids[n - REMEMBERED : n]
+            n = REMEMBERED
+        self._n_ids = n + ids.size
+        self._ids[n : self._n_ids] = ids

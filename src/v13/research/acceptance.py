@@ -318,7 +318,7 @@ def _not_run(config: Config) -> list[measures.Criterion]:
             title,
             threshold=limits[key],
             unit=unit,
-            detail="Judged in the live runner, which this version does not have yet.",
+            detail="Judged in the live runner, not on recorded bars.",
         )
         for key, title, _, unit in PRODUCTION_CRITERIA
     ]

@@ -17,10 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
@@ -220,6 +216,12 @@ def validate(data: Any, schema_path: Path) -> None:
         The data do not fit (the place and the reason are named), or the schema itself is missing or wrong. References
         to other files are not followed.
     """
+    # They take 0.5 s to import: whoever validates nothing, such as the runner, does not wait for them.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError, ValidationError, best_match
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
     schema = read_json(schema_path)
     try:
         Draft202012Validator.check_schema(schema)

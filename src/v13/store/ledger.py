@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import v13
 from v13.errors import StoreError
-from v13.measures.spending import alpha_of
 from v13.store.chain import ChainedLog, Row, canonical
 
 __all__ = ["HOLDOUT_LEDGER", "HoldoutLedger", "Look", "Seal", "Span"]
@@ -89,6 +88,8 @@ class Look:
     @property
     def alpha_share(self) -> float:
         """Share of alpha this look is judged at; 1 on simulated data, as a market can be simulated anew any time."""
+        from v13.measures.spending import alpha_of  # takes over a second to import; the runner needs none of it
+
         return 1.0 if self.simulated else alpha_of(1.0, self.number)
 
 

@@ -281,6 +281,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "symbols",
     ),
     Metric("divergence_signed_off", "gauge", "1 if parameters and calibration match a sign-off by hash.", "1"),
+    Metric(
+        "divergence_signoff_age_seconds",
+        "gauge",
+        "Time since the sign-off in force was made; 0 where nothing is signed off.",
+        "seconds",
+    ),
     Metric("divergence_store_ok", "gauge", "1 if the last commit to the event log succeeded.", "1"),
     Metric("divergence_last_commit_timestamp_seconds", "gauge", "Unix time of the last commit.", "seconds"),
     Metric("divergence_active_config_info", "info", "The configuration in force; global parameters.", "1", ACTIVE),

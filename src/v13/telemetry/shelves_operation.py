@@ -237,6 +237,7 @@ def configuration_shelf() -> Shelf:
     info = f"max by (version, swing_L, z_hi, z_mid) ({selector('divergence_active_config_info')})"
     last_commit = selector("divergence_last_commit_timestamp_seconds")
     reloads = counted("divergence_config_reloads_total", "result")
+    signoff = selector("divergence_signoff_age_seconds")
     age = f"time() - max({selector('divergence_config_last_reload_success_timestamp_seconds')})"
     return Shelf(
         "Configuration and releases",
@@ -275,9 +276,9 @@ def configuration_shelf() -> Shelf:
                 "config_age",
                 "In force for",
                 "stat",
-                (Query(age, "age", instant=True),),
+                (Query(age, "configuration", instant=True), Query(f"max({signoff})", "sign-off", instant=True)),
                 "seconds",
-                "Time since a configuration was last taken.",
+                "Time since a configuration was last taken, and since the sign-off was made (0: none).",
                 width=4,
                 height=5,
             ),

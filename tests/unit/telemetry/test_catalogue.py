@@ -39,6 +39,7 @@ EXPECTED = {
     "divergence_config_last_reload_successful": ("gauge", ""),
     "divergence_config_last_reload_success_timestamp_seconds": ("gauge", ""),
     "divergence_signed_off": ("gauge", ""),
+    "divergence_signoff_age_seconds": ("gauge", ""),
     "divergence_store_ok": ("gauge", ""),
     "divergence_last_commit_timestamp_seconds": ("gauge", ""),
     "divergence_active_config_info": ("info", "swing_L z_hi z_mid version"),

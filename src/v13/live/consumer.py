@@ -1,0 +1,308 @@
+"""The consumer: messages out of the inbox into bars, and bars that are over into the session.
+
+A bar is over when both streams of its symbol are past it, or a grace after its end by the exchange's clock. It waits
+longer while trades of it are being fetched, and while the feed is away: what is back-filled then still counts. Where
+only a part of the feed stays away the rest goes on without it, after a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from v13.errors import DataError, StoreError
+from v13.live.backfill import IdWatch
+from v13.live.clock import Clock
+from v13.live.deadline import first_of
+from v13.live.exchange_clock import ExchangeClock
+from v13.live.inbox import Inbox
+from v13.live.lane import Lane
+from v13.live.session import Session
+from v13.market.wire import Stream, Trade, decode_quote, decode_trade
+from v13.telemetry import Metrics
+
+__all__ = ["Consumer", "Feed"]
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 256  # messages before the reader of the socket gets its turn; bars they end share a commit
+TICK_S: Final = 0.02  # between looks while nothing comes
+LOOK_NS: Final = 5_000_000  # between looks at the clock for bars that no message ends
+PARTIAL_S: Final = 30.0  # with a part of the feed away for longer, the rest goes on without it ...
+ALIVE_S: Final = 5.0  # ... if there is a rest: something came this short ago
+HOLD_S: Final = 5.0  # a bar waits no longer for trades that are being fetched
+RETRY_S: Final = 1.0  # between attempts of a commit the disk refused
+
+
+class Feed(Protocol):
+    """What the consumer asks of a feed."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def fill(self, symbol: str, first: int, last: int) -> bool: ...
+
+
+class Consumer:
+    """Drains an inbox into a session.
+
+    Parameters
+    ----------
+    session : Session
+    inbox : Inbox
+    feed : Feed
+    metrics : Metrics
+    clock : Clock
+    has_exchange_time : bool
+        False on spot, whose quotes carry none: then all times are ours at receipt, as two clocks are never mixed.
+    grace_ms : int
+        After the end of a bar, by the exchange's clock.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        inbox: Inbox,
+        feed: Feed,
+        *,
+        metrics: Metrics,
+        clock: Clock,
+        has_exchange_time: bool,
+        grace_ms: int,
+    ) -> None:
+        self._session = session
+        self._inbox = inbox
+        self._feed = feed
+        self._clock = clock
+        self._has_exchange_time = has_exchange_time
+        self.grace_ms = grace_ms
+        self._exchange = ExchangeClock()
+        known = {s: lane.intake.last_trade_id for s, lane in session.lanes.items()}
+        self._ids = IdWatch({s: n for s, n in known.items() if n >= 0})
+        self._trade_lag_ms: dict[str, int] = {}  # received minus trade time, by symbol
+        self._hold: dict[str, tuple[int, int]] = {}  # symbol -> (last id waited for, until when by our clock, ns)
+        self._lags: list[int] = []
+        self._durations: list[int] = []
+        self._look_ns = 0
+        self._heard_ns = 0  # when the last message came
+        self._away_ns: int | None = None  # since when the feed, or a part of it, is away
+        self._n_trades = metrics.bind("divergence_messages_total", stream="trade")
+        self._n_quotes = metrics.bind("divergence_messages_total", stream="quote")
+        self._drops = {
+            (stream, reason): metrics.bind("divergence_dropped_total", stream=stream, reason=reason)
+            for stream in ("trade", "quote")
+            for reason in ("late", "duplicate", "malformed", "bad_value", "unknown_symbol")
+        }
+        self._decode_errors = metrics.bind("divergence_errors_total", stage="decode")
+        self._event_latency = metrics.bind("divergence_event_latency_seconds")
+        self._lag = metrics.bind("divergence_feed_lag_seconds")
+        self._told: dict[str, Counter[tuple[str, str]]] = {s: Counter() for s in session.lanes}
+        self._taken_ms = 0  # all that was received until then, by our clock, has been taken
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            if self._session.is_stalled:
+                await self._clock.sleep(RETRY_S)
+                self._retry()
+                continue
+            if not self._inbox.size:
+                await first_of(self._inbox.wait(), self._clock.sleep(TICK_S))
+            self.work()
+            await asyncio.sleep(0)  # the reader of the socket gets its turn
+
+    def work(self) -> None:
+        """Take what waits, at most a batch of it, and close the bars that are over, all of them in one commit."""
+        now = self._clock.monotonic_ns
+        wall_ms = self._clock.wall_ms()
+        taken = self._inbox.take(BATCH)
+        started = [now()]
+        behind: dict[str, int] = {}  # symbols of which a bar may be over, and by which of these messages
+        n_trades = n_quotes = 0
+        for i, arrival in enumerate(taken):
+            symbol: str | None
+            if arrival[0] == "trade":
+                n_trades += 1
+                self._taken_ms = arrival[2]
+                symbol = self._take_trade(arrival[1], arrival[2])
+            elif arrival[0] == "quote":
+                n_quotes += 1
+                self._taken_ms = arrival[2]
+                symbol = self._take_quote(arrival[1], arrival[2])
+            else:
+                symbol = arrival[1][0]
+                self._take_rows(*arrival[1])
+            if symbol is not None:
+                behind[symbol] = i
+            started.append(now())
+        if taken:
+            self._heard_ns = taken[-1][3]
+            self._n_trades.inc(n_trades)
+            self._n_quotes.inc(n_quotes)
+        if not self._inbox.size:
+            self._taken_ms = wall_ms
+        durations = [end - start for start, end in pairwise(started)]
+        if behind:
+            self._close({symbol: taken[i][3] for symbol, i in behind.items()}, self._limit_ms())
+            done = now()
+            for i in behind.values():
+                durations[i] = done - started[i]
+        self._durations += durations
+        if now() >= self._look_ns:
+            self._look()
+
+    def _look(self) -> None:
+        """Close the bars that no message ends, and tell what was measured since the last look."""
+        now_ns = self._clock.monotonic_ns()
+        self._look_ns = now_ns + LOOK_NS
+        limit_ms = self._limit_ms()
+        over = [symbol for symbol, lane in self._session.lanes.items() if lane.intake.next_ms <= limit_ms]
+        self._close(dict.fromkeys(over, now_ns), limit_ms)
+        for histogram, values, unit in ((self._event_latency, self._durations, 1e-9), (self._lag, self._lags, 1e-3)):
+            if values:
+                histogram.observe_many(np.array(values) * unit)
+                values.clear()
+
+    def follow(self) -> None:
+        """Take note that the session follows other symbols now."""
+        self._told = {symbol: self._told.get(symbol, Counter()) for symbol in self._session.lanes}
+
+    def drain(self) -> None:
+        """Take all that still waits, before an orderly stop; what a stalled session cannot take is lost."""
+        while self._inbox.size and not self._session.is_stalled:
+            self.work()
+
+    def _take_trade(self, raw: bytes, recv_ms: int) -> str | None:
+        """Hand a trade to its symbol; return that if a bar of it may be over."""
+        try:
+            symbol, ts_ms, number, px, qty, sign = decode_trade(raw)
+        except DataError as error:
+            self._malformed("trade", error)
+            return None
+        lane = self._lane("trade", symbol, ts_ms, recv_ms)
+        if lane is None:
+            return None
+        at_ms = ts_ms if self._has_exchange_time else recv_ms
+        lane.intake.add_trade(at_ms, number, px, qty, sign)
+        self._trade_lag_ms[symbol] = recv_ms - ts_ms
+        hole = self._ids.see(symbol, number)
+        if hole is not None and self._feed.fill(symbol, *hole):
+            self._hold[symbol] = hole[1], self._clock.monotonic_ns() + int(HOLD_S * 1e9)
+        return symbol if at_ms >= lane.intake.next_ms else None
+
+    def _take_quote(self, raw: bytes, recv_ms: int) -> str | None:
+        """Hand a quote to its symbol; return that if a bar of it may be over."""
+        try:
+            symbol, ts_ms, number, bid, bid_qty, ask, ask_qty = decode_quote(raw)
+        except DataError as error:
+            self._malformed("quote", error)
+            return None
+        lane = self._lane("quote", symbol, ts_ms, recv_ms)
+        if lane is None:
+            return None
+        at_ms = ts_ms if self._has_exchange_time else recv_ms
+        lane.intake.add_quote(at_ms, number, bid, bid_qty, ask, ask_qty)
+        return symbol if at_ms >= lane.intake.next_ms else None
+
+    def _lane(self, stream: Stream, symbol: str, ts_ms: int, recv_ms: int) -> Lane | None:
+        """Return whose message it is; None, and counted, where it is nobody's or its time cannot be believed."""
+        lane = self._session.lanes.get(symbol)
+        if lane is None:
+            self._drops[stream, "unknown_symbol"].inc()
+            return None
+        if ts_ms:
+            if not self._exchange.accept(ts_ms, recv_ms):
+                self._drops[stream, "bad_value"].inc()
+                return None
+            self._lags.append(recv_ms - ts_ms)
+        return lane
+
+    def _malformed(self, stream: Stream, error: DataError) -> None:
+        self._decode_errors.inc()
+        self._drops[stream, "malformed"].inc()
+        log.warning("%s", error)
+
+    def _take_rows(self, symbol: str, rows: Sequence[Trade]) -> None:
+        lane = self._session.lanes.get(symbol)
+        if lane is None:
+            return
+        shift_ms = 0 if self._has_exchange_time else self._trade_lag_ms.get(symbol, 0)
+        for _, ts_ms, number, px, qty, sign in rows:
+            lane.intake.add_trade(ts_ms + shift_ms, number, px, qty, sign)
+        held = self._hold.get(symbol)
+        if held is not None and rows[-1][2] >= held[0]:
+            del self._hold[symbol]
+
+    def _limit_ms(self) -> int:
+        """Return until when bars are over, whatever came or did not; -1 where the clock must not say so."""
+        # Not the time now: what waits in the inbox after a stall belongs to bars that are long over by that.
+        exchange_ms = self._exchange.now_ms(self._taken_ms) if self._has_exchange_time else self._taken_ms
+        return -1 if exchange_ms is None or not self._is_fed() else exchange_ms - self.grace_ms
+
+    def _close(self, received_ns: Mapping[str, int], limit_ms: int) -> None:
+        """Hand bars of these symbols that are over to the session; while it is stalled they stay with their intakes.
+
+        With each symbol comes when the message was received that may have ended its bar.
+        """
+        if self._session.is_stalled:
+            return
+        closed: dict[str, NDArray[Any]] = {}
+        for symbol in received_ns:
+            lane = self._session.lanes.get(symbol)
+            if lane is None:
+                continue
+            until = max(lane.intake.seen_ms, limit_ms) if lane.intake.newest_ms >= 0 else -1
+            if until < lane.intake.next_ms or self._is_held(symbol):
+                continue
+            bars = lane.intake.close_until(until)
+            if bars.size:
+                closed[symbol] = bars
+        if not closed:
+            return
+        try:
+            self._session.advance(closed, min(received_ns[symbol] for symbol in closed))
+        except StoreError as error:
+            log.error("%s; nothing more is taken until the log accepts it", error)
+        for symbol in closed:
+            self._count_drops(self._session.lanes[symbol], self._told[symbol])
+
+    def _is_fed(self) -> bool:
+        """Whether silence means that nothing happened, and not that nothing got through."""
+        now_ns = self._clock.monotonic_ns()
+        if self._feed.connected:
+            self._away_ns = None
+            return True
+        if self._away_ns is None:
+            self._away_ns = now_ns
+        return now_ns - self._away_ns > PARTIAL_S * 1e9 and now_ns - self._heard_ns < ALIVE_S * 1e9
+
+    def _is_held(self, symbol: str) -> bool:
+        held = self._hold.get(symbol)
+        if held is None:
+            return False
+        if self._clock.monotonic_ns() < held[1]:
+            return True
+        del self._hold[symbol]
+        return False
+
+    def _retry(self) -> None:
+        try:
+            self._session.retry()
+            log.warning("the log accepts again; nothing was lost")
+        except StoreError as error:
+            log.error("%s", error)
+            return
+        self._close(dict.fromkeys(self._session.lanes, self._clock.monotonic_ns()), self._limit_ms())
+
+    def _count_drops(self, lane: Lane, told: Counter[tuple[str, str]]) -> None:
+        for key, n in lane.intake.dropped.items():
+            if n > told[key]:
+                self._drops[key].inc(n - told[key])
+                told[key] = n

@@ -1,0 +1,58 @@
+"""Waits that end with the first of several, and limits on waits, kept by a clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from v13.live.clock import Clock
+
+__all__ = ["first_of", "within"]
+
+T = TypeVar("T")
+
+
+async def first_of(*waits: Awaitable[Any]) -> None:
+    """Return when one of them is done; whether with a result or an error is left to the caller to see.
+
+    Parameters
+    ----------
+    *waits : awaitable
+        Futures and tasks go on afterwards; coroutines are cancelled and have ended.
+    """
+    futures = [asyncio.ensure_future(wait) for wait in waits]
+    ours = [future for future, wait in zip(futures, waits, strict=True) if future is not wait]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in ours:
+            future.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
+
+
+async def within(clock: Clock, seconds: float, wait: Awaitable[T]) -> T:
+    """Return what `wait` gives, if it gives it in time; cancel it if not.
+
+    Parameters
+    ----------
+    clock : Clock
+    seconds : float, > 0
+    wait : awaitable
+
+    Raises
+    ------
+    TimeoutError
+        The time has passed. `wait` was cancelled and has ended.
+    """
+    task = asyncio.ensure_future(wait)
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    finally:
+        task.cancel()
+        timer.cancel()
+        await asyncio.gather(task, timer, return_exceptions=True)

@@ -1,0 +1,144 @@
+"""The runner's criteria in a sign-off: which reports are believed, and what they come to."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPO
+from v13 import config as configs
+from v13 import store
+from v13.config import Config
+from v13.errors import ConfigError
+from v13.measures import Criterion, Status, Verdict
+from v13.research.acceptance import PRODUCTION_CRITERIA
+from v13.research.live_evidence import CLOSURE_FILE, REPORT_FILE, completed, read_report
+from v13.store.fingerprint import package_fingerprint
+
+NOW_MS = 1_800_000_000_000
+OWN, OTHER = "a" * 64, "b" * 64
+
+
+def config() -> Config:
+    return configs.load(REPO, None, environ={}).config
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "version": 1,
+        "v13_version": "13.0.0",
+        "code": package_fingerprint(),
+        "machine": "a machine",
+        "simulated": True,
+        "bar_ms": 1_000,
+        "parameters_fingerprint": OWN,
+        "files": {"best_global.yaml": OTHER},
+        "closure": {
+            "version": 1,
+            "source": "prometheus",
+            "n_scrapes": 30,
+            "n_events": 120,
+            "closed": True,
+            "errors": {"events": 0.0, "scores": 0.002},
+        },
+        "latency": {
+            "compute": {"p95_s": 0.00004, "n": 7_000},
+            "event": {"p95_s": 0.0001, "n": 2_000},
+            "pipeline": {"p95_s": 0.02, "n": 300},
+        },
+        "hot_reload": True,
+        "started_ms": NOW_MS - 100_000,
+        "ended_ms": NOW_MS - 40_000,
+    }
+    for path, value in changes.items():
+        place = made
+        *parents, last = path.split("__")
+        for name in parents:
+            place = place[name]
+        place[last] = value
+    return copy.deepcopy(made)
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    store.write_json(folder / REPORT_FILE, document(**changes))
+    store.write_json(folder / CLOSURE_FILE, {"version": 1})
+    return folder
+
+
+def judged(folder: Path, parameters: str = OWN, **changes: Any) -> dict[str, Criterion]:
+    acceptance = Verdict.of(
+        [
+            Criterion("accuracy_10", "Accuracy", Status.PASS),
+            *(Criterion.not_run(key, title, threshold=1.0, unit=unit) for key, title, _, unit in PRODUCTION_CRITERIA),
+        ]
+    )
+    report = read_report(written(folder, **changes), NOW_MS)
+    verdict = completed(acceptance, report, config(), parameters)
+    assert [c.key for c in verdict.criteria] == [c.key for c in acceptance.criteria]
+    return {c.key: c for c in verdict.criteria}
+
+
+def test_with_a_good_report_no_criterion_is_left_open(tmp_path: Path) -> None:
+    found = judged(tmp_path)
+    assert {c.status for c in found.values()} == {Status.PASS}
+    assert found["event_p95"].estimate == pytest.approx(0.1)
+    assert found["pipeline_p95"].detail == "P95 20 ms of 300 (under 100 ms), on a machine."
+    assert found["closure"].estimate == 0.002
+    assert Verdict.of(found.values()).open == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "status"),
+    [
+        ({"latency__event__p95_s": 0.0025}, "event_p95", Status.FAIL),
+        ({"latency__compute__p95_s": 0.011}, "compute_p95", Status.FAIL),
+        ({"latency__pipeline__n": 19}, "pipeline_p95", Status.INSUFFICIENT),
+        ({"latency__event__p95_s": None, "latency__event__n": 0}, "event_p95", Status.INSUFFICIENT),
+        ({"bar_ms": 60_000}, "compute_p95", Status.NOT_APPLICABLE),
+        ({"closure__closed": False}, "closure", Status.FAIL),
+        ({"closure__closed": False, "closure__n_events": 3}, "closure", Status.FAIL),
+        ({"closure__n_events": 49}, "closure", Status.INSUFFICIENT),
+        ({"closure__source": "exporter"}, "closure", Status.NOT_RUN),
+        ({"hot_reload": False}, "hot_reload", Status.FAIL),
+    ],
+)
+def test_each_criterion_is_judged_by_what_was_seen(
+    tmp_path: Path, changes: dict[str, Any], key: str, status: Status
+) -> None:
+    found = judged(tmp_path, **changes)
+    assert found[key].status is status
+    assert found["accuracy_10"].status is Status.PASS
+
+
+def test_other_parameters_have_shown_nothing_of_these(tmp_path: Path) -> None:
+    found = judged(tmp_path, parameters=OTHER)
+    assert {c.status for key, c in found.items() if key != "accuracy_10"} == {Status.NOT_RUN}
+    assert "The runner ran parameters aaaaaaaaaaaa, these are bbbbbbbbbbbb" in found["closure"].detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"code": OTHER}, r"of code bbbbbbbbbbbb, expected \w{12}, this one"),
+        ({"ended_ms": NOW_MS - 8 * 86_400_000, "started_ms": 0}, "is 8 days old, expected at most 7"),
+        ({"ended_ms": NOW_MS + 600_000}, "expected started_ms <= ended_ms <= now"),
+        ({"started_ms": NOW_MS}, "expected started_ms <= ended_ms <= now"),
+        ({"version": 2}, "version"),
+        ({"latency__event__p95_s": -1.0}, "p95_s"),
+    ],
+)
+def test_a_report_that_is_not_to_be_believed_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_report(written(tmp_path, **changes), NOW_MS)
+
+
+def test_a_folder_without_report_or_closure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=REPORT_FILE):
+        read_report(tmp_path, NOW_MS)
+    written(tmp_path)
+    (tmp_path / CLOSURE_FILE).unlink()
+    with pytest.raises(ConfigError, match=rf"{CLOSURE_FILE}: is missing"):
+        read_report(tmp_path, NOW_MS)
