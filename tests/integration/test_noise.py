@@ -366,6 +366,16 @@ def test_the_pages_say_for_what_shape_power_was_measured() -> None:
     assert noise_figures.power_figure(proof).axes[0].get_ylabel() == "signed off, %"
 
 
+def test_a_certificate_of_no_market_can_be_shown_and_is_no_pass(tmp_path: Path) -> None:
+    proof = certificate.certify(open_short(tmp_path, **{"noise.markets": 0}))
+    assert noise_figures.facts(proof).frame.set_index("fact")["value"]["markets judged"] == 0
+    assert noise_figures.criteria_table(proof).frame["criterion"].tolist() == ["no market was judged"]
+    assert (noise_figures.shares(proof).frame["judged"] == 0).all()
+    assert noise_figures.noise_figure(proof).axes
+    assert "not measured" in noise_figures.power_table(proof).frame["power"].iloc[0]
+    assert certificate.criterion(proof).status is not measures.Status.PASS
+
+
 def test_surrogates_of_a_recording_are_made_of_its_search_part_alone(tmp_path: Path) -> None:
     run = open_short(tmp_path, **{"noise.max_bars": 12_000})
     recordings = {s: dataclasses.replace(r, simulated=False) for s, r in run.recordings.items()}

@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     # Heavy imports stay out of `v13 --version`.
-    from v13.cli import config, data, edge, events, ledger, monitoring, noise, run, signoff, steps
+    from v13.cli import closure, config, data, edge, events, ledger, monitoring, noise, run, signoff, steps
 
     parser = argparse.ArgumentParser(
         prog="v13",
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config.add(commands)
     events.add(commands)
     monitoring.add(commands)
+    closure.add(commands)
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
         parser.print_help(sys.stderr)

@@ -28,6 +28,12 @@ def add(commands: Any) -> None:
         help="with a full noise certificate: 1,001 markets without an edge, about half an hour",
     )
     parser.add_argument("--workers", type=int, help="processes of the noise certificate (default: one a processor)")
+    parser.add_argument(
+        "--live",
+        type=Path,
+        metavar="DIR",
+        help="folder of `scripts/metrics_alignment.py --report`: also judge latencies, closure and hot reload by it",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=_run)
 
@@ -50,6 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             progress=not arguments.quiet,
             count=count,
+            live=arguments.live,
             say=(lambda _: None) if arguments.quiet else log,
         )
     badge = "  (SIMULATED data)" if result.simulated else ""

@@ -20,6 +20,7 @@ from v13.config import Config
 from v13.errors import DataError
 from v13.research.cut import Records
 from v13.research.noise import Progress, run_noise, run_power
+from v13.research.noise_report import share_of
 from v13.research.null_markets import KINDS, Shape, recorded
 from v13.research.run import Run, code_fingerprint
 
@@ -66,7 +67,7 @@ class Certificate:
     @property
     def all_null(self) -> Mapping[str, Any]:
         """The share of all null markets together."""
-        found: Mapping[str, Any] = self.document["all_null"]
+        found: Mapping[str, Any] = self.document["all_null"] or share_of("all null markets", ()).to_dict()
         return found
 
 

@@ -48,7 +48,7 @@ def shares(certificate: Certificate) -> Table:
                 "markets without an edge": row["kind"].replace("_", " "),
                 "judged": row["n_markets"],
                 "signed off": row["n_passed"],
-                "share": f"{row['share']:.2%}",
+                "share": f"{row['share']:.2%}" if row["n_markets"] else "-",
                 "95 % interval": f"{row['low']:.2%} to {row['high']:.2%}",
                 "holdout events, mean": f"{row['mean_events']:,.0f}",
                 "passed all their channels allow": row["n_passed_else"],
@@ -62,6 +62,8 @@ def criteria_table(certificate: Certificate) -> Table:
     """How often noise passed each criterion alone: where it is stopped."""
     null = certificate.all_null
     n = null["n_markets"]
+    if not n:
+        return Table([{"criterion": "no market was judged", "noise passed it": 0, "share": "-"}])
     return Table(
         [
             {"criterion": key, "noise passed it": n - lost, "share": f"{(n - lost) / n:.1%}"}
@@ -106,7 +108,8 @@ def noise_figure(certificate: Certificate) -> Figure:
     for y, row in enumerate(rows):
         colour = INK if y == 0 else BLUE
         left.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=3, alpha=0.4, solid_capstyle="butt")
-        left.plot([100 * row["share"]], [y], "o", color=colour, ms=6)
+        if row["n_markets"]:
+            left.plot([100 * row["share"]], [y], "o", color=colour, ms=6)
     left.axvline(100 * MAX_SHARE, color=RED, lw=1, ls="--", label=f"at most {MAX_SHARE:.0%} in all")
     left.axvline(
         100 * MAX_SHARE_OF_KIND, color=ORANGE, lw=1, ls=":", label=f"at most {MAX_SHARE_OF_KIND:.0%} of a kind"

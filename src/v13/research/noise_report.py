@@ -76,12 +76,12 @@ class Share:
 
     @property
     def share(self) -> float:
-        """Share signed off."""
-        return self.n_passed / self.n_markets
+        """Share signed off; 0 where no market was judged, as none was."""
+        return self.n_passed / max(self.n_markets, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self) | {"share": self.share}
+        """Return plain JSON values; a share of no market is null."""
+        return asdict(self) | {"share": self.share if self.n_markets else None}
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,9 @@ def exact_interval(k: int, n: int) -> tuple[float, float]:
 
 
 def share_of(kind: str, outcomes: Sequence[Outcome]) -> Share:
-    """Return the share of some markets, at least one, that were signed off."""
+    """Return the share of some markets that were signed off; of none the interval says nothing: 0 to 1."""
     n, k = len(outcomes), sum(o.signed_off for o in outcomes)
     low, high = exact_interval(k, n)
     lost = Counter(key for o in outcomes for key in o.not_passed)
-    events = float(np.mean([o.n_events for o in outcomes]))
+    events = float(np.mean([o.n_events for o in outcomes])) if outcomes else 0.0
     return Share(kind, n, k, sum(o.passed_else for o in outcomes), low, high, events, dict(sorted(lost.items())))

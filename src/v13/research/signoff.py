@@ -7,6 +7,7 @@ Ctrl-C leaves what was there before.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from v13.errors import EXIT_GATE, EXIT_OK, StoreError
 from v13.research import figures, report
 from v13.research.certificate import certify, find
 from v13.research.defects import gap_list, n_bad_rows, source_rows
+from v13.research.live_evidence import LiveReport, completed, read_report
 from v13.research.notebook import NOTEBOOKS, execute
 from v13.research.run import Run, open_run
 from v13.research.sealing import enter_look
@@ -90,6 +92,7 @@ def sign_off(
     workers: int | None = None,
     progress: bool = False,
     count: Callable[[int, int], None] | None = None,
+    live: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SignOff:
     """Run all notebooks on `data` and write the bundle.
@@ -112,12 +115,16 @@ def sign_off(
         Processes of the noise certificate.
     count : callable, optional
         Called with (null markets judged, in all).
+    live : Path, optional
+        Folder of a metrics alignment with its report: the runner's criteria are then judged, and its files join the
+        artifacts.
 
     Raises
     ------
     ConfigError, DataError, StoreError
         Nothing of the old outputs is touched then.
     """
+    evidence = None if live is None else read_report(live, time.time_ns() // 1_000_000)
     folder = notebooks or root / "notebooks"
     run = open_run(data, root=root, out=out, symbol=symbol, env=env, seed=seed)
     name = f"{'-'.join(run.recordings)[:60]}-{run.key[:8]}"
@@ -147,14 +154,14 @@ def sign_off(
             )
             page = report.notebook_page(executed / f"{notebook}.ipynb", report.TITLES[notebook], run.simulated)
             store.write_text(bundle / f"{notebook}.html", page)
-        document = _write_bundle(run, name, work, bundle)
+        document = _write_bundle(run, name, work, bundle, evidence)
         store.write_json(bundle / "manifest.json", _manifest(run, data, bundle, document))
     installed = _install(out / CALIBRATION_FILE, root / "config" / "calibration" / CALIBRATION_FILE)
     store.point(reports / "latest", reports / name)
     return SignOff(name, reports / name, out, document["verdict"], run.simulated, document, installed)
 
 
-def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, Any]:
+def _write_bundle(run: Run, name: str, work: Path, bundle: Path, evidence: LiveReport | None) -> dict[str, Any]:
     """Write everything of the bundle but the notebooks and the manifest; return signoff.json."""
     names = [*ARTIFACTS, *(f"score_monotonicity_{h}.png" for h in run.config.search.horizons_bars)]
     for artifact in names:
@@ -166,6 +173,11 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
         if part["key"] != run.key:
             raise StoreError(f"{work}: a notebook wrote for other inputs or code than this sign-off's; run it again")
     verdict = measures.Verdict.from_dict(acceptance["verdict"])
+    if evidence is not None:
+        verdict = completed(verdict, evidence, run.config, search["parameters_fingerprint"])
+        for path in evidence.files:
+            store.copy(path, bundle / "artifacts" / path.name)
+            names.append(path.name)
     proof = find(run)
     if proof is not None:
         store.write_json(bundle / "artifacts" / CERTIFICATE_FILE, dict(proof.document))
@@ -175,8 +187,8 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path) -> dict[str, An
         "key": run.key,
         "simulated": run.simulated,
         "verdict": verdict.overall.value,
-        "criteria": acceptance["verdict"]["criteria"],
-        "open": acceptance["verdict"]["open"],
+        "criteria": verdict.to_dict()["criteria"],
+        "open": verdict.to_dict()["open"],
         "data": [_data_row(run, symbol) for symbol in run.recordings],
         "cut": search["cut"],
         "parameters": search["parameters"],

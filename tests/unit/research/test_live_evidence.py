@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from v13.store.fingerprint import package_fingerprint
 
 NOW_MS = 1_800_000_000_000
 OWN, OTHER = "a" * 64, "b" * 64
+CLOSURE = {"version": 1}
+CLOSURE_SHA256 = hashlib.sha256(b'{\n  "version": 1\n}\n').hexdigest()  # of that as it is stored
 
 
 def config() -> Config:
@@ -38,6 +41,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "files": {"best_global.yaml": OTHER},
         "closure": {
             "version": 1,
+            "sha256": CLOSURE_SHA256,
             "source": "prometheus",
             "n_scrapes": 30,
             "n_events": 120,
@@ -64,7 +68,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 def written(folder: Path, **changes: Any) -> Path:
     store.write_json(folder / REPORT_FILE, document(**changes))
-    store.write_json(folder / CLOSURE_FILE, {"version": 1})
+    store.write_json(folder / CLOSURE_FILE, CLOSURE)
     return folder
 
 
@@ -139,6 +143,9 @@ def test_a_folder_without_report_or_closure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=REPORT_FILE):
         read_report(tmp_path, NOW_MS)
     written(tmp_path)
+    store.write_json(tmp_path / CLOSURE_FILE, {"version": 1, "closed": True})
+    with pytest.raises(ConfigError, match=rf"{CLOSURE_FILE}: missing, or not the one the report is of"):
+        read_report(tmp_path, NOW_MS)
     (tmp_path / CLOSURE_FILE).unlink()
-    with pytest.raises(ConfigError, match=rf"{CLOSURE_FILE}: is missing"):
+    with pytest.raises(ConfigError, match=rf"{CLOSURE_FILE}: missing"):
         read_report(tmp_path, NOW_MS)
