@@ -22,7 +22,7 @@ lint: bootstrap ## style, types, storeys, notebooks without outputs
 	find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec $(BIN)/nbstripout --verify --keep-id {} +
 
 test: lint ## lint, then all tests
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n auto $(ARGS)
 
 bench: bootstrap ## medians and ratios on this machine, against the named peers
 	@$(BIN)/python -c 'import vectorbt' 2>/dev/null || bash scripts/bench_peers.sh
