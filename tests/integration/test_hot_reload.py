@@ -281,3 +281,18 @@ def test_the_script_watches_until_it_is_interrupted() -> None:
             assert watcher.communicate() == ("", "")
             timer.cancel()
         assert watcher.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_bad_slo_table_is_told_and_a_good_one_clears_it(tmp_path: Path) -> None:
+    recording = prepare(tmp_path, REPO / "config", n_bars=2_000)
+    text = (tmp_path / "config" / "slo.yaml").read_text()
+    with RunnerProcess(tmp_path, "--feed", f"replay:{recording}", "--speed", "1") as runner:
+        write_text(tmp_path / "config" / "slo.yaml", text.replace("above: 0.0025", "above: quick"))
+        assert until(lambda: not runner.facts().successful)
+        line = text[: text.index("above: 0.0025")].count("\n") + 1
+        assert f"config/slo.yaml:{line}: " in runner.said()
+        write_text(tmp_path / "config" / "slo.yaml", text.replace("above: 0.0025", "above: 0.0024"))
+        assert until(lambda: runner.facts().successful)
+        assert until(lambda: "v13 monitoring build" in runner.said())
+        assert runner.facts().version == 1

@@ -26,21 +26,23 @@ from v13.live.clock import SystemClock
 from v13.live.consumer import Consumer
 from v13.live.inbox import Inbox
 from v13.live.notify import Notifier
-from v13.live.reload import Reloader
+from v13.live.reload import ExtraFile, Reloader
 from v13.live.reload_parts import LiveParts, Parts
 from v13.live.replay import play
 from v13.live.session import Session, keep_bars
 from v13.market import QualityPolicy, ReadPolicy
-from v13.market.intake import Intake
+from v13.market.intake import Intake, preload
 from v13.market.playback import Playback, open_playback
 from v13.store.event_log import EventLog
 from v13.telemetry import Exporter, Health, Metrics, start_exporter
+from v13.telemetry.slo import SloTable, load_slo
 
 __all__ = ["Replay", "run"]
 
 log = logging.getLogger(__name__)
 
 KEPT_TIMES: Final = 2  # a reload to parameters with a longer memory finds its bars in the log
+SLO_TABLE: Final = Path("config", "slo.yaml")
 WATCH_S: Final = 0.25  # between looks at warmth and staleness
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -159,6 +161,7 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
             metrics=metrics,
             clock=clock,
             is_replay=parts.live is None,
+            extra=_slo_table(root),
         )
         stop = asyncio.Event()
         for number in STOP_SIGNALS:  # until here a signal ends the process at once: there is nothing to put in order
@@ -167,6 +170,7 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
             asyncio.create_task(_watch(parts, state, clock, notifier), name="the watch"),
             asyncio.create_task(reloader.run(), name="the reload"),
         )
+        preload()
         gc.collect()
         gc.freeze()  # what is there by now stays: to look through it again would hold up the feed for 0.2 s
         worker = asyncio.create_task(work, name="the feed")
@@ -300,6 +304,21 @@ def _exporter(root: Path, config: Config, metrics: Metrics, state: _State) -> Ex
             ) from error
         auth = own.user, hashlib.sha256(password.encode()).hexdigest()
     return start_exporter(metrics, lambda: state.health, own.host, own.port, tls=tls, auth=auth)
+
+
+def _slo_table(root: Path) -> tuple[ExtraFile, ...]:
+    """Return the SLO table, where the project has one: a bad one is told at once, a good one is for the rules.
+
+    The runner itself judges nothing by it; Prometheus does, by rules that are built from it.
+    """
+    path = root / SLO_TABLE
+    if not path.is_file():
+        return ()
+
+    def take(_: SloTable) -> None:
+        log.warning("%s changed: build the rules anew (`v13 monitoring build`) and reload Prometheus", path)
+
+    return (ExtraFile(path, load_slo, take, load_slo(path)),)
 
 
 def _tell_artifacts(metrics: Metrics, artifacts: Artifacts, clock: SystemClock, say: Callable[[str], None]) -> None:
