@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from v13.cli.options import log, print_json, project_root
+from v13.cli.options import log, login, print_json, project_root
 from v13.cli.snapshot import duration
-from v13.errors import EXIT_GATE, EXIT_OK, ConfigError
+from v13.errors import EXIT_GATE, EXIT_OK
 
 if TYPE_CHECKING:
     from v13.release.closure import Closure
@@ -85,7 +85,7 @@ def _maker(arguments: argparse.Namespace) -> Callable[[], Closure]:
     table = load_slo(root / "config" / "slo.yaml")
     events = arguments.log or root / settings.runner.log
     ratio = settings.acceptance.closure_ratio
-    trust, auth = arguments.ca_file, _auth(arguments)
+    trust, auth = arguments.ca_file, login(arguments)
 
     def make() -> Closure:
         if arguments.exporter is not None:
@@ -106,14 +106,3 @@ def _watch(arguments: argparse.Namespace, make: Callable[[], Closure]) -> int:
         log(f"metrics: {arguments.host}:{exporter.port}/metrics")
         watch(make, exporter, log, every_s=arguments.every, stop=stop)
     return EXIT_OK
-
-
-def _auth(arguments: argparse.Namespace) -> tuple[str, str] | None:
-    if (arguments.user is None) != (arguments.password_file is None):
-        raise ConfigError("--user and --password-file belong together")
-    if arguments.user is None:
-        return None
-    try:
-        return str(arguments.user), arguments.password_file.read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--password-file: {arguments.password_file}: cannot be read: {error}") from error

@@ -21,6 +21,7 @@ __all__ = [
     "counter",
     "data_paths",
     "log",
+    "login",
     "open_from",
     "print_json",
     "project_root",
@@ -123,6 +124,24 @@ def counter(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], 
 def log(text: str) -> None:
     """Write one line to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def login(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """Return user and password of --user and --password-file, or None where neither is given.
+
+    Raises
+    ------
+    ConfigError
+        One is given without the other, or the file cannot be read.
+    """
+    if (arguments.user is None) != (arguments.password_file is None):
+        raise ConfigError("--user and --password-file belong together")
+    if arguments.user is None:
+        return None
+    try:
+        return str(arguments.user), arguments.password_file.read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--password-file: {arguments.password_file}: cannot be read: {error}") from error
 
 
 def print_json(document: Any) -> None:

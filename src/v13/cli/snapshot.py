@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from v13.cli.events import time_or_duration
-from v13.cli.options import log, project_root
+from v13.cli.options import log, login, project_root
 from v13.errors import EXIT_OK, ConfigError
 
 __all__ = ["add"]
@@ -72,24 +72,13 @@ def _run(arguments: argparse.Namespace) -> int:
         window_s=arguments.window,
     )
     end_s = time.time() if arguments.end is None else arguments.end / 1_000.0
-    with Prometheus(arguments.prometheus, ca_file=arguments.ca_file, auth=_auth(arguments)) as prometheus:
+    with Prometheus(arguments.prometheus, ca_file=arguments.ca_file, auth=login(arguments)) as prometheus:
         snapshot = take(prometheus, table, scope, float(int(end_s)))
     store.write_text(arguments.out, snapshot_page(snapshot, _shown(arguments.prometheus)))
     answers = [answer for _, found in snapshot.shelves for answer in found]
     log(f"{sum(answer.has_data for answer in answers)} of {len(answers)} panels have data")
     print(arguments.out)
     return EXIT_OK
-
-
-def _auth(arguments: argparse.Namespace) -> tuple[str, str] | None:
-    if (arguments.user is None) != (arguments.password_file is None):
-        raise ConfigError("--user and --password-file belong together")
-    if arguments.user is None:
-        return None
-    try:
-        return str(arguments.user), arguments.password_file.read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--password-file: {arguments.password_file}: cannot be read: {error}") from error
 
 
 def _shown(url: str) -> str:
