@@ -94,8 +94,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
         def has_seen_enough() -> bool:
             drive(metrics, rng)
-            seen = client.instant("min(count_over_time(v13:hit_rate:ratio[10m]))", time.time())
-            return bool(seen) and seen[0].values[0] >= N_SCRAPES
+            now_s = float(int(time.time()))  # as the snapshot asks
+            seen = client.instant("min(count_over_time(v13:hit_rate:ratio[10m]))", now_s)
+            has_rates = bool(client.instant("v13:events_per_hour:per_hour", now_s))
+            return has_rates and bool(seen) and seen[0].values[0] >= N_SCRAPES
 
         until(has_seen_enough, f"{N_SCRAPES} evaluations of what needs scrapes first")
         end_s = float(int(time.time()))

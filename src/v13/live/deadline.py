@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from v13.live.clock import Clock
@@ -31,7 +31,9 @@ async def first_of(*waits: Awaitable[Any]) -> None:
         await asyncio.gather(*ours, return_exceptions=True)
 
 
-async def within(clock: Clock, seconds: float, wait: Awaitable[T]) -> T:
+async def within(
+    clock: Clock, seconds: float, wait: Awaitable[T], discard: Callable[[T], Awaitable[object]] | None = None
+) -> T:
     """Return what `wait` gives, if it gives it in time; cancel it if not.
 
     Parameters
@@ -39,6 +41,8 @@ async def within(clock: Clock, seconds: float, wait: Awaitable[T]) -> T:
     clock : Clock
     seconds : float, > 0
     wait : awaitable
+    discard : callable or None
+        Takes what `wait` gave where nobody else will: it came as the time passed or the caller was cancelled.
 
     Raises
     ------
@@ -47,12 +51,16 @@ async def within(clock: Clock, seconds: float, wait: Awaitable[T]) -> T:
     """
     task = asyncio.ensure_future(wait)
     timer = asyncio.ensure_future(clock.sleep(seconds))
+    is_handed_over = False
     try:
         await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
+            is_handed_over = True
             return task.result()
         raise TimeoutError(f"no answer within {seconds:g} s")
     finally:
         task.cancel()
         timer.cancel()
         await asyncio.gather(task, timer, return_exceptions=True)
+        if discard is not None and not (is_handed_over or task.cancelled() or task.exception()):
+            await discard(task.result())

@@ -228,7 +228,8 @@ class Link:
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
         )
         try:
-            socket = await within(self._clock, self._settings.connect_timeout_s, connect)
+            timeout_s = self._settings.connect_timeout_s
+            socket = await within(self._clock, timeout_s, connect, discard=lambda late: late.close())
         except aiohttp.WSServerHandshakeError as error:
             wait = error.headers.get("Retry-After", "") if error.headers else ""
             wait_s = float(wait) if wait.isascii() and wait.isdigit() else DEFAULT_RETRY_S

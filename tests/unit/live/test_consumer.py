@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from v13.live.consumer import HOLD_S, RETRY_S, Consumer
 from v13.live.inbox import Inbox
 from v13.live.session import Session
 from v13.market.intake import Intake
+from v13.store.event_schema import Batch, Committed
 from v13.telemetry import Metrics
 
 START_MS = 1_700_000_000_000  # the start of a bar
@@ -294,6 +295,33 @@ def test_what_waited_in_the_inbox_while_we_were_held_up_is_not_late(tmp_path: Pa
         bars = s.log.bars_after("BTCUSDT", 0)
         assert int(bars["n_trades"].sum()) == int(bars["n_quotes"].sum()) == 599
         assert s.dropped("trade", "late") == s.dropped("quote", "late") == 0
+
+
+def test_bars_that_messages_of_one_batch_end_share_a_commit_and_their_messages_wait_for_it(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        for symbol in SYMBOLS:
+            for ms, number in ((100, 1), (1_100, 2)):
+                s.trade(ms, number, symbol=symbol)
+                s.quote(ms, number, symbol=symbol)
+        advance, commit = s.session.advance, s.log.commit
+        received: list[int | None] = []
+
+        def slow(batch: Batch) -> Committed:
+            s.clock.ms += 7
+            return commit(batch)
+
+        def seen(closed: Mapping[str, np.ndarray], received_ns: int | None = None) -> None:
+            received.append(received_ns)
+            advance(closed, received_ns)
+
+        s.log.commit, s.session.advance = slow, seen  # type: ignore[method-assign]
+        s.at(1_105)
+        assert [s.bars(symbol) for symbol in SYMBOLS] == [[1_000], [1_000]]
+        assert received == [(START_MS + 1_100) * 1_000_000]
+        s.at(1_200)
+        counts, total = s.metrics.bind("divergence_event_latency_seconds").read()
+        assert sum(counts) == 8
+        assert total == pytest.approx(2 * 0.007)  # of each symbol the message that may have ended the bar
 
 
 def test_it_tries_again_by_itself_until_the_disk_accepts(tmp_path: Path) -> None:

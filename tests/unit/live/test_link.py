@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import replace
 
@@ -165,3 +166,22 @@ def test_usdm_allows_more_messages_a_second_and_fewer_streams() -> None:
     usdm = FeedSettings("usdm", *ENDPOINTS["usdm"], subscribe_pause_s=0.12)
     with pytest.raises(ConfigError, match="1 to 200 on usdm"):
         replace(usdm, streams_per_connection=201)
+
+
+def test_what_comes_as_the_caller_is_cancelled_is_discarded() -> None:
+    async def scene() -> list[str]:
+        discarded = []
+
+        async def discard(late: str) -> None:
+            discarded.append(late)
+
+        async def answer() -> str:
+            caller.cancel()  # at the very moment the answer is there
+            return "socket"
+
+        caller = asyncio.ensure_future(within(SteppingClock(), 60.0, answer(), discard=discard))
+        with contextlib.suppress(asyncio.CancelledError):
+            await caller
+        return discarded
+
+    assert asyncio.run(scene()) == ["socket"]
