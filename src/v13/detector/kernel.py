@@ -636,18 +636,17 @@ def advance(
 
 
 @njit(cache=True, nogil=True)
-def read_columns(rows, gap_ms, start, stop, ts_ms, px, vol_ok, bucket, gaps):
+def read_columns(rows, gap_ms, start, stop, ts_ms, px, gaps):
     """Copy what a scan looks up at random from rows[start:stop] into columns; return (bars without a price, gaps).
 
-    rows (n,) FEATURE; ts_ms (n,) int64; px, vol_ok (n,) float64; bucket (n,) int8, that of channel 0; gaps (m,) int64
-    receives the numbers of the rows that follow a gap.
+    rows (n,) FEATURE; ts_ms (n,) int64; px (n,) float64; gaps (m,) int64 receives the numbers of the rows that follow a
+    gap. What only candidates need stays where it is: most of a row is never touched.
     """
     n_without = n_gaps = 0
     before = rows[max(start - 1, 0)]["ts_ms"]
     for i in range(start, stop):
         row = rows[i]
-        ts_ms[i], px[i], vol_ok[i] = row["ts_ms"], row["px"], row["vol_ok"]
-        bucket[i] = _bucket(row["session"], row["liquidity"], 0)
+        ts_ms[i], px[i] = row["ts_ms"], row["px"]
         if math.isnan(row["px"]):
             n_without += 1
         if row["ts_ms"] - before > gap_ms:
@@ -781,11 +780,11 @@ def measure_heights(px, at, reach, swings, heights):
 
 
 @njit(cache=True, nogil=True)
-def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, heights, fallback, mids, highs, out):
+def scan_pairs(swing_L, rows, taken, px, at, reach, run, readings, heights, fallback, mids, highs, out):
     """Write the candidates of one swing_L that reach the thresholds of `mids` and `highs`, in order of bar.
 
-    Of each bar that has a price: taken (n,) int32 its row, px, vol_ok (n,) float64, bucket (n,) int8. Of each pivot: at
-    and reach (m,) int32 as `find_pivots` leaves them, run (m,) int32 the number of its gap-free run, what `read_pivots`
+    rows (n,) FEATURE; of each bar that has a price: taken (t,) int32 its row, px (t,) float64. Of each pivot: at and
+    reach (m,) int32 as `find_pivots` leaves them, run (m,) int32 the number of its gap-free run, what `read_pivots`
     leaves, and heights (m, 2), those `measure_heights` leaves for this swing_L. out (k,) CANDIDATE. Returns the number;
     where it is above k, `out` was too small and nothing is written beyond it.
     """
@@ -810,7 +809,7 @@ def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, hei
         part_ofi = _part(direction, readings[before, 0], readings[k, 0])
         part_cvd = _part(direction, readings[before, 1], readings[k, 1])
         validity = 0.5 * (heights[before, 0] + heights[k, 0])
-        now = b + swing_L
+        row = rows[taken[b + swing_L]]
         for channel in range(3):
             if not wanted >> channel & 1:
                 continue
@@ -821,14 +820,14 @@ def scan_pairs(swing_L, taken, px, vol_ok, bucket, at, reach, run, readings, hei
                 continue
             if n_out < out.size:
                 c = out[n_out]
-                c["bar"], c["a"], c["b"] = taken[now], a, b
+                c["bar"], c["a"], c["b"] = taken[b + swing_L], a, b
                 c["gap_bars"] = taken[b] - taken[a]
                 c["side"] = BULL if is_low else BEAR
-                c["bucket"] = bucket[now] + channel
+                c["bucket"] = _bucket(row["session"], row["liquidity"], channel)
                 c["u"], c["v"] = max(abs(za), abs(zb)), min(abs(za), abs(zb))
-                c["swing_bps"], c["vol_ok"] = heights[k, 1], vol_ok[now]
+                c["swing_bps"], c["vol_ok"] = heights[k, 1], row["vol_ok"]
                 agreement = _agreement(channel, part_ofi, part_cvd)
-                c["score"] = _score(_magnitude(za, zb), validity, agreement, readings[k, 3], vol_ok[now])
+                c["score"] = _score(_magnitude(za, zb), validity, agreement, readings[k, 3], row["vol_ok"])
             n_out += 1
     return n_out
 

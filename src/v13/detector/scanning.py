@@ -80,13 +80,13 @@ def scan(
     One pass finds the pivots of all swings (they are nested); pairs of pivots are sparse.
     """
     n = rows.size
-    ts_ms, px, vol_ok, bucket = np.empty(n, np.int64), np.empty(n), np.empty(n), np.empty(n, np.int8)
+    ts_ms, px = np.empty(n, np.int64), np.empty(n)
     swings = np.array(sorted(swing_Ls))
     with _Threads(workers) as threads:
 
         def read(part: tuple[int, int]) -> tuple[int, NDArray[np.int64]]:
             gaps = np.empty(part[1] - part[0], np.int64)
-            n_without, n_gaps = kernel.read_columns(rows, bar_ms + bar_ms // 2, *part, ts_ms, px, vol_ok, bucket, gaps)
+            n_without, n_gaps = kernel.read_columns(rows, bar_ms + bar_ms // 2, *part, ts_ms, px, gaps)
             return n_without, gaps[:n_gaps].copy()
 
         found = threads.map(read, _parts(0, n, workers))
@@ -95,7 +95,7 @@ def scan(
         taken = np.arange(n, dtype=np.int32)
         if any(n_without for n_without, _ in found):
             taken = np.flatnonzero(~np.isnan(px)).astype(np.int32)
-            px, vol_ok, bucket = px[taken], vol_ok[taken], bucket[taken]
+            px = px[taken]
         edges = [0, *np.searchsorted(taken, gaps).tolist(), taken.size]
         at, reach, run = _pivots(px, edges, int(swings[0]), int(swings[-1]), workers, threads)
         readings, flags = np.empty((at.size, 4)), np.empty((3, at.size), np.int8)
@@ -112,7 +112,7 @@ def scan(
             size = max(256, at.size)  # three channels a pair could be more, and then the loop comes again
             while True:
                 out = np.empty(size, CANDIDATE)
-                facts = (taken, px, vol_ok, bucket, at, reach, run, readings, heights[w], *flags)
+                facts = (rows, taken, px, at, reach, run, readings, heights[w], *flags)
                 k = kernel.scan_pairs(int(swings[w]), *facts, out)
                 if k <= size:
                     return out[:k]
