@@ -1,6 +1,6 @@
 """`make bench`: medians, ratios against named peers in the same run, and the machine. Never part of the unit suite.
 
-Usage: python -m tests.bench.bench [kernel] [ingest] [grid] [year] [signoff]   (default: all)
+Usage: python -m tests.bench.bench [kernel] [ingest] [grid] [year] [signoff] [live] [soak]   (default: all)
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ pl.read_csv(sys.argv[1]).group_by(pl.col("transact_time") // 1000).agg(
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["kernel", "ingest", "grid", "year", "signoff"]
+    wanted = sys.argv[1:] or ["kernel", "ingest", "grid", "year", "signoff", "live", "soak"]
     print(
         f"machine: {os.cpu_count()} cores, {_cpu()}, Python {platform.python_version()}, "
         f"numpy {np.__version__}, polars {pl.__version__}"
     )
     for name in wanted:
         print(f"\n== {name}")
-        {"kernel": kernel, "ingest": ingest, "grid": grid, "year": year, "signoff": signoff}[name]()
+        parts = {"kernel": kernel, "ingest": ingest, "grid": grid, "year": year, "signoff": signoff}
+        (parts | {"live": live, "soak": soak})[name]()
 
 
 def kernel() -> None:
@@ -137,6 +138,18 @@ def year() -> None:
     from tests.bench import grid_bench
 
     grid_bench.year(_line, lambda code, _: _process(code, REPO))
+
+
+def live() -> None:
+    from tests.bench import live_bench
+
+    live_bench.run(_line)
+
+
+def soak() -> None:
+    from tests.bench import soak_bench
+
+    soak_bench.run(_line)
 
 
 def signoff() -> None:

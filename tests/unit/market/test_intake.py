@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from v13.detector.dtypes import BAR
 from v13.errors import DataError
 from v13.market import bars_from
-from v13.market.intake import NO_ID, QUOTE, TRADE, Intake
+from v13.market.intake import NO_ID, QUOTE, REMEMBERED, TRADE, Intake
 
 BAR_MS = 1_000
 START = 1_700_000_000_000
@@ -108,6 +108,22 @@ def test_late_double_and_bad_messages_are_left_out_and_counted() -> None:
         ("quote", "bad_value"): 1,
     }
     assert intake.last_trade_id == 6
+
+
+@pytest.mark.parametrize("n_a_bar", [1_000, REMEMBERED, 3 * REMEMBERED])
+def test_of_the_ids_handed_on_the_last_ones_are_known_again(n_a_bar: int) -> None:
+    intake = Intake(BAR_MS, has_quotes=False)
+    n_bars = -(-5 * REMEMBERED // n_a_bar)
+    last = n_bars * n_a_bar - 1
+    for i in range(n_bars):
+        ids = np.arange(i * n_a_bar, (i + 1) * n_a_bar)
+        ts, ones = np.full(ids.size, START + i * BAR_MS), np.ones(ids.size)
+        intake.add_trades(ts, ids, ones, ones, ones.astype(np.int8))
+        assert intake.close_until(START + (i + 1) * BAR_MS).size == 1
+    for number in (last - REMEMBERED, last - REMEMBERED + 1, last):  # the first of them is forgotten
+        intake.add_trade(START + n_bars * BAR_MS, number, 1.0, 1.0, 1)
+    assert intake.finish()["n_trades"].tolist() == [1]
+    assert dict(intake.dropped) == {("trade", "duplicate"): 2}
 
 
 def test_messages_without_ids_are_never_taken_for_the_same() -> None:
