@@ -73,6 +73,9 @@ def read_artifacts(root: Path, config: Config) -> Artifacts:
     """
     settings = config.runner
     paths = {name: root / text for name in NAMES if (text := getattr(settings, name)) is not None}
+    for name, path in paths.items():
+        if not path.exists():
+            raise ConfigError(f"{path}: missing; `v13 signoff` writes it, or set runner.{name} to null to run without it")
     hashes = {NAMES[name]: _sha256(path) for name, path in paths.items()}
     if "parameters" in paths:
         found = read_parameters(paths["parameters"], paths.get("overrides"))
@@ -97,7 +100,7 @@ def _calibration(path: Path) -> CalibrationMap | None:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: missing; set runner.calibration to null to run without") from error
+        raise ConfigError(f"{path}: missing; set runner.calibration to null to run without it") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:

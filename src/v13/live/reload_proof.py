@@ -125,7 +125,7 @@ class _Proof:
         self._in_place(PARAMETERS, good[: good.index("cooldown_ms")])
         self._refused("a file half-written and left so", self._place(PARAMETERS, "decision", "decision.cooldown_ms"))
         (self._root / PARAMETERS).unlink()
-        self._refused("the file vanished", f"{PARAMETERS}: cannot be read")
+        self._refused("the file vanished", f"{PARAMETERS}: missing")
         self._rename(PARAMETERS, good)
         self._good_again("the file as it was")
         text = self._text(CALIBRATION)

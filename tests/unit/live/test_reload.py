@@ -200,7 +200,7 @@ BAD: dict[str, tuple[str, Callable[[Scene], object], str]] = {
         "yaml:LINE(decision): decision.cooldown_ms: missing",
     ),
     "empty": (PARAMETERS, lambda s: cut(s, PARAMETERS, "version"), "best_global.yaml: the file: expected"),
-    "gone": (PARAMETERS, lambda s: (s.root / PARAMETERS).unlink(), "best_global.yaml: cannot be read"),
+    "gone": (PARAMETERS, lambda s: (s.root / PARAMETERS).unlink(), "best_global.yaml: missing"),
     "a folder": (PARAMETERS, lambda s: folder(s, PARAMETERS), "best_global.yaml: cannot be read"),
     "no YAML": (PARAMETERS, lambda s: s.write(PARAMETERS, "z_hi: 2.0", "z_hi: [2.0"), r"yaml:\d+: not valid YAML"),
     "binary": (
