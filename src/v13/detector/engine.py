@@ -49,6 +49,7 @@ class Detector:
     def __init__(self, params: DetectorParams, sessions: SessionClock | None = None) -> None:
         self.params = params
         self.sessions = sessions or SessionClock()
+        self._fingerprint = params.fingerprint()
         self._bar_ms = params.features.bar_ms
         self._feature_params = params.features.record()
         self._params = params.record()
@@ -163,7 +164,7 @@ class Detector:
 
     def snapshot(self) -> bytes:
         """Return the whole state; equal states give equal bytes."""
-        header = {"version": SNAPSHOT_VERSION, "params": self.params.fingerprint()}
+        header = {"version": SNAPSHOT_VERSION, "params": self._fingerprint}
         out = io.BytesIO()
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _STATE_ARRAYS}
         np.savez(out, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
@@ -185,7 +186,7 @@ class Detector:
             raise StoreError(f"snapshot: damaged ({error!r}); start the detector fresh") from error
         except Exception as error:  # zipfile.BadZipFile and zlib.error share no base below Exception
             raise StoreError(f"snapshot: damaged ({error!r}); start the detector fresh") from error
-        if header != {"version": SNAPSHOT_VERSION, "params": self.params.fingerprint()}:
+        if header != {"version": SNAPSHOT_VERSION, "params": self._fingerprint}:
             raise StoreError("snapshot: made by another version or with other parameters; start the detector fresh")
         for name, array in arrays.items():
             own = getattr(self, name)

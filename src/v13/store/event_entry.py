@@ -89,12 +89,15 @@ def enter(
         _enter_config(db, config)
 
 
+_IS_NATIVE: Final = STORED_BAR == BAR  # records compare field by field: too slow to ask of every bar
+
+
 def _bar_rows(by_symbol: Mapping[str, NDArray[np.void]], kept: KeptBars) -> Iterator[tuple[int, str, memoryview]]:
     size = STORED_BAR.itemsize
     for symbol, bars in by_symbol.items():
-        if bars.dtype != BAR or bars.ndim != 1:
+        if (bars.dtype is not BAR and bars.dtype != BAR) or bars.ndim != 1:
             raise StoreError(f"bars of {symbol}: expected a one-dimensional BAR array, found {bars.dtype}")
-        data = memoryview(bars.astype(STORED_BAR, copy=False).tobytes())
+        data = memoryview((bars if _IS_NATIVE else bars.astype(STORED_BAR)).tobytes())
         times = bars["ts_ms"].tolist()
         kept.add(symbol, times)
         for i, ts_ms in enumerate(times):
