@@ -1,6 +1,6 @@
 # Every target bootstraps first; a second bootstrap takes no time. ARGS is handed on: make test ARGS="-k manifest"
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap signoff test lint bench certify stress lab lock clean
+.PHONY: help bootstrap signoff test lint bench certify stress misbehave lab lock clean
 
 BIN := .venv/bin
 ARGS ?=
@@ -33,6 +33,9 @@ certify: bootstrap ## 1,001 markets without an edge, 490 with one, whole pipelin
 
 stress: bootstrap ## 200 runners killed at random moments: no event lost, none doubled
 	$(BIN)/python -m tests.stress.kills $(ARGS)
+
+misbehave: bootstrap ## every alert seen to fire from a runner that really misbehaves (5 minutes, needs prometheus)
+	$(BIN)/python -m tests.stress.misbehave $(ARGS)
 
 lab: bootstrap ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/ $(ARGS)
