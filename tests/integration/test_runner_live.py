@@ -34,6 +34,7 @@ def test_bars_and_events_of_a_live_feed_are_those_of_its_messages_and_it_stops_i
             where = {"V13__FEED__WS_URL": exchange.ws_url, "V13__FEED__REST_URL": exchange.rest_url}
             with made.running("--feed", "binance", "--symbols", "BTCUSDT", **where) as runner:
                 await asyncio.to_thread(runner.started)
+                await asyncio.to_thread(until, lambda: runner.get("/-/ready")[1] != "starting\n", "a look at the parts")
                 status, reason = await asyncio.to_thread(runner.get, "/-/ready")
                 assert status == 503
                 assert "warming up: BTCUSDT" in reason
@@ -42,7 +43,7 @@ def test_bars_and_events_of_a_live_feed_are_those_of_its_messages_and_it_stops_i
                 await asyncio.to_thread(
                     until, lambda: runner.metric("divergence_messages_total") == len(frames), "all was received"
                 )
-                assert (await asyncio.to_thread(runner.get, "/-/ready"))[0] == 200
+                await asyncio.to_thread(until, lambda: runner.get("/-/ready")[0] == 200, "warm and fed")
                 assert await asyncio.to_thread(runner.metric, "divergence_bars_total") >= n_rows(made.log)
                 asked = monotonic()
                 runner.signal(signal.SIGTERM)

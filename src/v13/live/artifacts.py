@@ -75,7 +75,7 @@ def read_artifacts(root: Path, config: Config) -> Artifacts:
     paths = {name: root / text for name in NAMES if (text := getattr(settings, name)) is not None}
     for name, path in paths.items():
         if not path.exists():
-            raise ConfigError(f"{path}: missing; `v13 signoff` writes it, or set runner.{name} to null to run without it")
+            raise ConfigError(f"{path}: missing; `v13 signoff` writes it; runner.{name}: null runs without it")
     hashes = {NAMES[name]: _sha256(path) for name, path in paths.items()}
     if "parameters" in paths:
         found = read_parameters(paths["parameters"], paths.get("overrides"))
