@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             try:
                 status, body, headers = self._metrics() if path == _PATHS[0] else self._health(path)
-            except Exception:
+            except Exception:  # whatever a gauge's own function raises costs this one answer, not the exporter
                 _log.exception("%s failed", path)
                 status, body, headers = 500, "the runner could not tell; see its log\n", {}
             self._answer(status, body, headers)
