@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,6 +91,13 @@ def usdm(shared_data: Path) -> list[Message]:
 @pytest.fixture(scope="module")
 def spot(shared_data: Path) -> list[Message]:
     return quotes_trades(shared_data / "quotes_trades", "spot_BTCUSDT_2024-08-08")[:6_000]
+
+
+@pytest.fixture(autouse=True)
+def _a_socket_left_open_is_told_of_here() -> Iterator[None]:
+    """Collect what the test left, so that aiohttp's warning of an unclosed connection fails this test and no other."""
+    yield
+    gc.collect()
 
 
 def raws(messages: Sequence[Message]) -> list[bytes]:

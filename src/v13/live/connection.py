@@ -14,7 +14,7 @@ import aiohttp
 
 from v13.errors import FeedError
 from v13.live.clock import Clock
-from v13.live.deadline import first_of, within
+from v13.live.deadline import first_of, to_the_end, within
 from v13.live.feed_settings import FeedSettings
 from v13.live.inbox import Inbox
 from v13.market.wire import STREAM_KINDS
@@ -116,7 +116,10 @@ class Connection:
         granted.result()
 
     async def close(self) -> None:
-        """Stop reading and say goodbye; what was not read yet is given up."""
+        """Stop reading and say goodbye, to the end even if cancelled; what was not read yet is given up."""
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         self.reader.cancel()
         await asyncio.gather(self.reader, return_exceptions=True)
         for answer in self._answers.values():

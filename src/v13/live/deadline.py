@@ -1,14 +1,14 @@
-"""Waits that end with the first of several, and limits on waits, kept by a clock."""
+"""Waits that end with the first of several, limits on waits kept by a clock, and waits that nobody can cut short."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from v13.live.clock import Clock
 
-__all__ = ["first_of", "within"]
+__all__ = ["first_of", "to_the_end", "within"]
 
 T = TypeVar("T")
 
@@ -64,3 +64,24 @@ async def within(
         await asyncio.gather(task, timer, return_exceptions=True)
         if discard is not None and not (is_handed_over or task.cancelled() or task.exception()):
             await discard(task.result())
+
+
+async def to_the_end(wait: Coroutine[Any, Any, T]) -> T:
+    """Return what `wait` gives; a caller who is cancelled meanwhile is so only once it has ended.
+
+    Parameters
+    ----------
+    wait : coroutine
+        What must not be left half done, such as the closing of a socket; it has to end by itself.
+    """
+    task = asyncio.ensure_future(wait)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        await asyncio.gather(task, return_exceptions=True)
+        raise cancelled
+    return task.result()

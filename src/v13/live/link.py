@@ -192,15 +192,15 @@ class Link:
             return
         try:
             await first_of(old.reader, new.reader, self._clock.sleep(self._settings.overlap_s))
+            if old.alive and not new.alive:
+                await self._not_replaced(old, FeedError(new.reader.result()))
+                await new.close()
+                return
+            old.reader.cancel()
+            await asyncio.gather(old.reader, return_exceptions=True)
         except BaseException:
             await new.close()
             raise
-        if old.alive and not new.alive:
-            await self._not_replaced(old, FeedError(new.reader.result()))
-            await new.close()
-            return
-        old.reader.cancel()
-        await asyncio.gather(old.reader, return_exceptions=True)
         held_back.pour_into(self._inbox)
         new.sink = self._inbox
         self._current, self._failures = new, 0
