@@ -1,5 +1,6 @@
 """The product: one compiled divergence detector for research and production."""
 
+from v13.detector.columns import FeatureColumns, compute_columns
 from v13.detector.dtypes import BAR, CHANNELS, EVENT, FEATURE, KINDS, REASONS, TYPES
 from v13.detector.engine import Detector, compute_features, divergences, prices, replay
 from v13.detector.mapping import CalibrationMap, Curve
@@ -21,10 +22,12 @@ __all__ = [
     "DecisionParams",
     "Detector",
     "DetectorParams",
+    "FeatureColumns",
     "FeatureParams",
     "Scan",
     "SessionClock",
     "candidates",
+    "compute_columns",
     "compute_features",
     "divergences",
     "prices",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -82,9 +83,9 @@ class Detector:
     @property
     def counters(self) -> dict[str, int]:
         """Suppressed candidates by reason, and how often a scale was zero or fusion spoke with one voice."""
-        counts = {name: int(n) for name, n in zip(REASONS, self._counters, strict=True)}
-        counts["zero_scale"] = int(self._feature_state["n_zero_scale"][0])
-        counts["fusion_fallback"] = int(self._feature_state["n_fusion_fallback"][0])
+        counts: dict[str, int] = dict(zip(REASONS, self._counters.tolist(), strict=True))
+        counts["zero_scale"] = self._feature_state["n_zero_scale"].item()
+        counts["fusion_fallback"] = self._feature_state["n_fusion_fallback"].item()
         return counts
 
     def run(self, bars: Records) -> Records:
@@ -280,14 +281,34 @@ def compute_features(params: DetectorParams, bars: Records, sessions: SessionClo
     DataError
         As `Detector.run`.
     """
+    rows = np.zeros(bars.size, FEATURE)
+    for _ in advance_in_chunks(params, bars, sessions, rows, max(bars.size, 1)):
+        pass
+    return rows
+
+
+def advance_in_chunks(
+    params: DetectorParams, bars: Records, sessions: SessionClock | None, rows: Records, size: int
+) -> Iterator[tuple[int, Records]]:
+    """Yield the features of (n,) BAR from a fresh start, `size` bars at a time, as (first bar, FEATURE rows).
+
+    The rows are the first of the (m >= min(n, size),) FEATURE `rows`, which the next chunk overwrites.
+
+    Raises
+    ------
+    DataError
+        As `Detector.run`.
+    """
     check_bars(bars)
     check_spacing(bars, params.features.bar_ms)
-    rows = np.zeros(bars.size, FEATURE)
-    flags = (sessions or SessionClock()).flags(bars["ts_ms"] - params.features.bar_ms)
-    windows = np.zeros((kernel.N_WINDOWS, 2, params.features.window))
-    meta = np.zeros((kernel.N_WINDOWS, 2), np.int64)
-    kernel.advance_features(params.features.record(), _fresh_feature_state(), windows, meta, bars, flags, rows)
-    return rows
+    state, windows = _fresh_feature_state(), np.zeros((kernel.N_WINDOWS, 2, params.features.window))
+    meta, of_features = np.zeros((kernel.N_WINDOWS, 2), np.int64), params.features.record()
+    for first in range(0, bars.size, size):
+        chunk = bars[first : first + size]
+        flags = (sessions or SessionClock()).flags(chunk["ts_ms"] - params.features.bar_ms)
+        out = rows[: chunk.size]
+        kernel.advance_features(of_features, state, windows, meta, chunk, flags, out)
+        yield first, out
 
 
 def prices(params: FeatureParams, bars: Records) -> NDArray[np.float64]:

@@ -2,8 +2,8 @@
 
 `advance_features` turns bars into feature rows; `advance_decisions` turns feature rows into events. Both carry their
 whole past in the arrays they are given, so any cutting of the input gives the same bytes. Every value is defined in
-docs/DETECTOR.md. `find_pivots` and `scan_pairs` collect the candidates of many swings at once, which is what makes a
-parameter grid cheap; they share the formulas of a candidate with `_collect`, and tests hold them to the detector.
+docs/DETECTOR.md. `scan_chunk` collects the candidates of many swings at once, which is what makes a parameter grid
+cheap; it shares the formulas of a candidate with `_collect`, and tests hold it to the detector.
 
 Nothing here allocates per bar, raises, reads a clock or logs. No fastmath (it breaks NaN). Fields are written `s["x"]`
 so that the code also runs with NUMBA_DISABLE_JIT=1. Keep all of it in this file: numba's disk cache does not see an
@@ -42,6 +42,7 @@ from v13.detector.dtypes import (
 __all__ = [
     "DECISION_STATE",
     "FEATURE_STATE",
+    "LAST",
     "NEVER_MS",
     "N_WINDOWS",
     "PIVOT",
@@ -49,11 +50,9 @@ __all__ = [
     "advance_decisions",
     "advance_features",
     "expand_candidates",
-    "find_pivots",
-    "read_columns",
-    "read_pivots",
+    "lay_out",
     "replay_candidates",
-    "scan_pairs",
+    "scan_chunk",
 ]
 
 I8, F8 = np.int64, np.float64
@@ -113,6 +112,10 @@ PIVOT: Final = np.dtype(
         ("fallback", I8),
     ]
 )
+
+
+# What a scan remembers of the last pivot of a kind at one swing_L.
+LAST: Final = np.dtype([("place", I8), ("validity", F8), ("bits", I8)])  # place -1: none; bits: see `_bits`
 
 
 @njit(cache=True, inline="always")
@@ -636,99 +639,213 @@ def advance(
 
 
 @njit(cache=True, nogil=True)
-def read_columns(rows, gap_ms, start, stop, ts_ms, px, gaps):
-    """Copy what a scan looks up at random from rows[start:stop] into columns; return (bars without a price, gaps).
+def lay_out(rows, start, ts_ms, px, readings, vol_ok, flags):
+    """Write rows to columns from place `start` on; return how many of them have no price.
 
-    rows (n,) FEATURE; ts_ms (n,) int64; px (n,) float64; gaps (m,) int64 receives the numbers of the rows that follow a
-    gap. What only candidates need stays where it is: most of a row is never touched.
+    rows (k,) FEATURE; of all n bars: ts_ms (n,) int64; px, vol_ok (n,) float64; readings (n, 4) float64: z_ofi, z_cvd,
+    fusion, consistency, as a pivot is read in all of them at once; flags (n,) uint8, the rest in bits: fallback,
+    session, liquidity, and two each for status_ofi and status_cvd.
     """
-    n_without = n_gaps = 0
-    before = rows[max(start - 1, 0)]["ts_ms"]
-    for i in range(start, stop):
-        row = rows[i]
-        ts_ms[i], px[i] = row["ts_ms"], row["px"]
-        if math.isnan(row["px"]):
-            n_without += 1
-        if row["ts_ms"] - before > gap_ms:
-            gaps[n_gaps] = i
-            n_gaps += 1
-        before = row["ts_ms"]
-    return n_without, n_gaps
-
-
-@njit(cache=True, nogil=True)
-def find_pivots(px, first, last, start, stop, least, most, low, high, at, reach):
-    """Find every strict extremum of at least `least` bars either side among px[start:stop]; return how many.
-
-    px (n,) float64 without NaN, gap-free from `first` to `last`, within which start and stop lie; low, high (2, B + 2 *
-    least) float64: scratch; at (m,) int32 receives each pivot's place; reach (m,) int32 the largest swing_L (up to
-    `most`) at which it is one, negative for a low. Pivots are nested: those of a longer swing are among those of a
-    shorter one, so one pass serves all.
-    """
-    block = low.shape[1] - 2 * least
-    n_found = 0
-    end = min(stop, last - least)
-    for begin in range(max(start, first + least), end, block):
-        until = min(begin + block, end)
-        # Running extrema of `least` bars by doubling: place j holds those of px[base + j : base + j + least].
-        base = begin - least
-        size = until - begin + 2 * least
-        old, new = 0, 1
-        for j in range(size):
-            low[0, j] = px[base + j]
-            high[0, j] = px[base + j]
-        width = 1
-        while width < least:
-            step = min(width, least - width)
-            for j in range(size - step):
-                low[new, j] = min(low[old, j], low[old, j + step])
-                high[new, j] = max(high[old, j], high[old, j + step])
-            size -= step
-            width += step
-            old, new = new, old
-        for c in range(begin, until):
-            p = px[c]
-            j = c - base
-            is_low = (p < low[old, j - least]) & (p < low[old, j + 1])
-            is_high = (p > high[old, j - least]) & (p > high[old, j + 1])
-            if not (is_low | is_high):
-                continue
-            room = min(c - first, last - 1 - c, most)
-            k = least
-            if is_low:
-                while k < room and px[c - k - 1] > p and px[c + k + 1] > p:
-                    k += 1
-                reach[n_found] = -k
-            else:
-                while k < room and px[c - k - 1] < p and px[c + k + 1] < p:
-                    k += 1
-                reach[n_found] = k
-            at[n_found] = c
-            n_found += 1
-    return n_found
-
-
-@njit(cache=True, nogil=True)
-def read_pivots(rows, taken, at, z_hi, z_mid, readings, fallback, mids, highs):
-    """Read the indicators at each pivot.
-
-    rows (n,) FEATURE; taken (t,) int32, the row of each bar that has a price; at (m,) int32, places among those;
-    readings (m, 4) float64 receives z_ofi, z_cvd, fusion, consistency; fallback (m,) int8; mids, highs (m,) int8: bit c
-    is set where the reading of channel c reaches z_mid and z_hi, so that a pair is ruled out by one look.
-    """
-    for k in range(at.size):
-        row = rows[taken[at[k]]]
+    n_without = 0
+    for i in range(rows.size):
+        row, k = rows[i], start + i
+        ts_ms[k], px[k], vol_ok[k] = row["ts_ms"], row["px"], row["vol_ok"]
         readings[k, 0], readings[k, 1], readings[k, 2] = row["z_ofi"], row["z_cvd"], row["fusion"]
         readings[k, 3] = row["consistency"]
-        fallback[k] = row["fallback"]
-        mid = high = 0
-        for channel in range(3):
-            size = abs(readings[k, channel])
-            if size >= z_mid:  # false for NaN
-                mid |= 1 << channel
-            if size >= z_hi:
-                high |= 1 << channel
-        mids[k], highs[k] = mid, high
+        bits = row["fallback"] | row["session"] << 1 | row["liquidity"] << 2
+        flags[k] = bits | row["status_ofi"] << 3 | row["status_cvd"] << 5
+        n_without += math.isnan(row["px"])
+    return n_without
+
+
+@njit(cache=True)
+def _widen(low, later_low, high, later_high, to_low, to_high):
+    """Write the extrema of two windows together; each place is its own index, so that several are done at a time."""
+    for j in range(later_low.size):
+        to_low[j] = min(low[j], later_low[j])
+    for j in range(later_high.size):
+        to_high[j] = max(high[j], later_high[j])
+
+
+@njit(cache=True)
+def _running_extrema(px, least, low, high):
+    """Write the lowest and the highest of px[j : j + least] to low[k, j] and high[k, j]; return k.
+
+    low, high (2, m) float64, m >= px.size.
+    """
+    if least == 1:
+        _widen(px, px, px, px, low[0], high[0])
+        return 0
+    size = px.size - 1
+    _widen(px, px[1:], px, px[1:], low[0], high[0])
+    width, k = 2, 0
+    while width < least:  # by doubling
+        step = min(width, least - width)
+        width += step
+        _widen(low[k], low[k, step:size], high[k], high[k, step:size], low[1 - k], high[1 - k])
+        size -= step
+        k = 1 - k
+    return k
+
+
+@njit(cache=True)
+def _find_extrema(px, begin, until, least, low, high, kind, at):
+    """Find strict extrema of `least` bars either side among px[begin:until]; return how many.
+
+    Their places go to `at`, and to `kind` of each bar from `begin` on: 1 a low, 2 a high, 0 neither. low, high as
+    `_running_extrema` leaves them of px from begin - least on; there must be `least` prices either side.
+    """
+    n = until - begin
+    before_low, after_low, before_high, after_high = low[:n], low[least + 1 :], high[:n], high[least + 1 :]
+    own = px[begin:until]
+    for j in range(n):
+        p = own[j]
+        is_low = (p < before_low[j]) & (p < after_low[j])
+        is_high = (p > before_high[j]) & (p > after_high[j])
+        kind[j] = np.int8(is_low) | np.int8(is_high) << np.int8(1)
+    found = 0
+    for j in range(n):  # without a jump, which would be guessed wrong at every one found
+        at[found] = begin + j
+        found += kind[j] != 0
+    return found
+
+
+@njit(cache=True, inline="always")
+def _bits(readings, row, fallback, z_hi, z_mid):
+    """Return one bit each for a channel that reaches z_mid, one that reaches z_hi (from bit 3), and for fallback."""
+    bits = fallback << 6
+    for channel in range(3):
+        size = abs(readings[row, channel])
+        bits |= np.int64(size >= z_mid) << channel  # false for NaN
+        bits |= np.int64(size >= z_hi) << (3 + channel)
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def scan_chunk(
+    columns, edges, swings, z_hi, z_mid, begin, wanted_from, stop, lows, highs, kind, at, bits, last, out, n_out
+):
+    """Write the candidates of every swing whose second pivot lies in px[wanted_from:stop], in order of bar.
+
+    columns: px (t,) float64 of the bars that have a price, taken (t,) int32 their rows (none: all rows have), and of
+    all rows readings, vol_ok, flags as `lay_out` leaves them. edges (r + 1,) int64, ascending: run i, free of gaps, is
+    px[edges[i] : edges[i + 1]]. swings (w,) int64, ascending. z_hi, z_mid: what no setting asks less than.
+
+    Pivots are looked for from `begin` on. last (w, 2) LAST holds the last low and high before `begin` and is brought up
+    to `stop`, so the tape may be handed over in any chunks; it is not read where a run begins. Pivots are nested: those
+    of a longer swing are among those of a shorter one, so one walk outwards from a pivot serves all swings.
+
+    low, high (B + 2 * swings[0],) float64, kind (B,) int8: scratch. out (w, m) CANDIDATE, m >= 6 * ((stop -
+    wanted_from) // (swings[0] + 1) + 2), receives n_out (w,) of each swing.
+    """
+    px, taken, readings, vol_ok, flags = columns
+    least = swings[0]
+    n_out[:] = 0
+    number = np.searchsorted(edges, begin, side="right") - 1
+    place = begin
+    while place < stop:
+        first, end = edges[number], edges[number + 1]
+        if first >= begin:  # a gap forgets the pivots before it
+            for w in range(swings.size):
+                last[w, 0]["place"] = last[w, 1]["place"] = -1
+        block, until = max(place, first + least), min(stop, end - least)
+        while block < until:
+            stop_block = min(block + kind.size, until)
+            k = _running_extrema(px[block - least : stop_block + least], least, lows, highs)
+            low, high = lows[k], highs[k]
+            n = _find_extrema(px, block, stop_block, least, low, high, kind, at)
+            for i in range(n):  # all at once: far places of memory are then waited for together
+                row = taken[at[i]] if taken.size else at[i]
+                bits[i] = _bits(readings, row, np.int64(flags[row] & 1), z_hi, z_mid)
+            for i in range(n):
+                c = at[i]
+                j = c - block
+                # A high is a low of the negative prices, to the last bit.
+                if kind[j] == 1:
+                    sign, left, right = 1.0, high[j], high[j + least + 1]
+                else:
+                    sign, left, right = -1.0, -low[j], -low[j + least + 1]
+                room = min(c - first, end - 1 - c)
+                _pair_up(
+                    px,
+                    taken,
+                    readings,
+                    vol_ok,
+                    flags,
+                    swings,
+                    c,
+                    sign,
+                    left,
+                    right,
+                    room,
+                    bits[i],
+                    wanted_from,
+                    last,
+                    out,
+                    n_out,
+                )
+            block = stop_block
+        place = end
+        number += 1
+
+
+@njit(cache=True, inline="always")
+def _pair_up(
+    px, taken, readings, vol_ok, flags, swings, c, sign, left, right, room, bits, wanted_from, last, out, n_out
+):
+    """Pair the pivot px[c] with the one of its kind before it, at every swing it reaches; see `scan_chunk`.
+
+    sign: 1 a low, -1 a high; left, right: the highest of sign * px over swings[0] bars either side; room: bars of the
+    run on the shorter side.
+    """
+    p = px[c]
+    level = sign * p
+    which = 0 if sign > 0.0 else 1
+    row = taken[c] if taken.size else c
+    k = swings[0]
+    for w in range(swings.size):
+        swing_L = swings[w]
+        if swing_L > room:
+            return
+        while k < swing_L:
+            k += 1
+            before, after = sign * px[c - k], sign * px[c + k]
+            if before <= level or after <= level:
+                return
+            left, right = max(left, before), max(right, after)
+        near, far = left - level, right - level
+        own = last[w, which]
+        a, a_validity, a_bits = own["place"], own["validity"], own["bits"]
+        b_validity = min(near, far) / max(near, far)
+        own["place"], own["validity"], own["bits"] = c, b_validity, bits
+        wanted = a_bits & bits & ((a_bits | bits) >> 3) & 7
+        if a < 0 or c < wanted_from or wanted == 0 or px[a] == p:
+            continue
+        if (a_bits & bits) >> 6 & 1:  # one source under another name
+            wanted &= ~(1 << FUSION)
+        direction = 1.0 if p < px[a] else -1.0
+        a_row, now = (taken[a], taken[c + swing_L]) if taken.size else (a, c + swing_L)
+        part_ofi = _part(direction, readings[a_row, 0], readings[row, 0])
+        part_cvd = _part(direction, readings[a_row, 1], readings[row, 1])
+        validity = 0.5 * (a_validity + b_validity)
+        ok = vol_ok[now]
+        session, liquidity = flags[now] >> 1 & 1, flags[now] >> 2 & 1
+        side, swing_bps = BULL if which == 0 else BEAR, 1e4 * max(near, far) / p
+        n = n_out[w]
+        for channel in range(
+            3
+        ):  # written in any case and kept by moving on, as a jump would be guessed wrong half the time
+            za, zb = readings[a_row, channel], readings[row, channel]
+            size_a, size_b = abs(za), abs(zb)
+            found = out[w, n]
+            found["bar"], found["a"], found["b"], found["gap_bars"] = now, a, c, row - a_row
+            found["side"], found["bucket"] = side, _bucket(session, liquidity, channel)
+            found["u"], found["v"] = max(size_a, size_b), min(size_a, size_b)
+            found["swing_bps"], found["vol_ok"] = swing_bps, ok
+            agreement = _agreement(channel, part_ofi, part_cvd)
+            found["score"] = _score(_magnitude(za, zb), validity, agreement, readings[row, 3], ok)
+            n += (wanted >> channel & 1) & np.int64(direction * (zb - za) > 0.0)
+        n_out[w] = n
 
 
 @njit(cache=True, inline="always")
@@ -748,109 +865,26 @@ def _heights(px, at, is_low, swing_L):
     return min(left, right) / max(left, right), 1e4 * max(left, right) / p
 
 
-@njit(cache=True, nogil=True)
-def measure_heights(px, at, reach, swings, heights):
-    """Measure each pivot as `_heights` does, at every swing it reaches, going outwards once.
-
-    px (n,) float64; at, reach (m,) int32 as `find_pivots` leaves them; swings (w,) int64, ascending; heights (w, m, 2)
-    float64 receives validity and swing_bps, and is left alone at swings beyond a pivot's reach.
-    """
-    for k in range(at.size):
-        c = at[k]
-        p = px[c]
-        is_low = reach[k] < 0
-        room = abs(reach[k])
-        left, right = px[c - 1], px[c + 1]
-        j = 2
-        for w in range(swings.size):
-            if swings[w] > room:
-                break
-            if is_low:
-                while j <= swings[w]:
-                    left, right = max(left, px[c - j]), max(right, px[c + j])
-                    j += 1
-                near, far = left - p, right - p
-            else:
-                while j <= swings[w]:
-                    left, right = min(left, px[c - j]), min(right, px[c + j])
-                    j += 1
-                near, far = p - left, p - right
-            heights[w, k, 0] = min(near, far) / max(near, far)
-            heights[w, k, 1] = 1e4 * max(near, far) / p
-
-
-@njit(cache=True, nogil=True)
-def scan_pairs(swing_L, rows, taken, px, at, reach, run, readings, heights, fallback, mids, highs, out):
-    """Write the candidates of one swing_L that reach the thresholds of `mids` and `highs`, in order of bar.
-
-    rows (n,) FEATURE; of each bar that has a price: taken (t,) int32 its row, px (t,) float64. Of each pivot: at and
-    reach (m,) int32 as `find_pivots` leaves them, run (m,) int32 the number of its gap-free run, what `read_pivots`
-    leaves, and heights (m, 2), those `measure_heights` leaves for this swing_L. out (k,) CANDIDATE. Returns the number;
-    where it is above k, `out` was too small and nothing is written beyond it.
-    """
-    last = np.full(2, -1)  # low, high
-    n_out = 0
-    for k in range(at.size):
-        if abs(reach[k]) < swing_L:
-            continue
-        is_low = reach[k] < 0
-        which = 0 if is_low else 1
-        before = last[which]
-        last[which] = k
-        if before < 0:
-            continue
-        wanted = mids[before] & mids[k] & (highs[before] | highs[k])
-        if wanted == 0 or run[before] != run[k]:  # a gap forgets the pivots before it
-            continue
-        a, b = at[before], at[k]
-        if px[b] == px[a]:
-            continue
-        direction = 1.0 if px[b] < px[a] else -1.0
-        part_ofi = _part(direction, readings[before, 0], readings[k, 0])
-        part_cvd = _part(direction, readings[before, 1], readings[k, 1])
-        validity = 0.5 * (heights[before, 0] + heights[k, 0])
-        row = rows[taken[b + swing_L]]
-        for channel in range(3):
-            if not wanted >> channel & 1:
-                continue
-            za, zb = readings[before, channel], readings[k, channel]
-            if not direction * (zb - za) > 0.0:
-                continue
-            if channel == FUSION and fallback[before] == 1 and fallback[k] == 1:
-                continue
-            if n_out < out.size:
-                c = out[n_out]
-                c["bar"], c["a"], c["b"] = taken[b + swing_L], a, b
-                c["gap_bars"] = taken[b] - taken[a]
-                c["side"] = BULL if is_low else BEAR
-                c["bucket"] = _bucket(row["session"], row["liquidity"], channel)
-                c["u"], c["v"] = max(abs(za), abs(zb)), min(abs(za), abs(zb))
-                c["swing_bps"], c["vol_ok"] = heights[k, 1], row["vol_ok"]
-                agreement = _agreement(channel, part_ofi, part_cvd)
-                c["score"] = _score(_magnitude(za, zb), validity, agreement, readings[k, 3], row["vol_ok"])
-            n_out += 1
-    return n_out
-
-
 @njit(cache=True)
 def expand_candidates(rows, swing_L, taken, px, cands, params, two, counters, three, out):
     """Write each CANDIDATE of `cands` as the EVENT the detector would collect; return the number written.
 
-    params (12,) DECISION_PARAMS with this swing_L in every bucket; two (2,) PIVOT, counters (8,), three (3,) EVENT:
-    scratch; out (as `cands`,) EVENT.
+    rows (k, 3) FEATURE of A, B and the confirming bar of each; taken (t,) int32 (none: every row has a price) and px
+    (t,) float64 as in `scan_chunk`; params (12,) DECISION_PARAMS with this swing_L in every bucket; two (2,) PIVOT,
+    counters (8,), three (3,) EVENT: scratch; out (as `cands`,) EVENT.
     """
     for k in range(cands.size):
         c = cands[k]
         is_low = c["side"] == BULL
         for which in range(2):
             at = c["a"] if which == 0 else c["b"]
-            row, pivot = rows[taken[at]], two[which]
-            pivot["bar"], pivot["ts_ms"], pivot["px"] = taken[at], row["ts_ms"], px[at]
+            row, pivot = rows[k, which], two[which]
+            pivot["bar"], pivot["ts_ms"], pivot["px"] = taken[at] if taken.size else at, row["ts_ms"], px[at]
             pivot["validity"], pivot["swing_bps"] = _heights(px, at, is_low, swing_L)
             pivot["z_ofi"], pivot["z_cvd"], pivot["fusion"] = row["z_ofi"], row["z_cvd"], row["fusion"]
             pivot["consistency"], pivot["fallback"] = row["consistency"], row["fallback"]
             pivot["status_ofi"], pivot["status_cvd"] = row["status_ofi"], row["status_cvd"]
-        n = _collect(two[0], two[1], is_low, swing_L, params, rows[c["bar"]], c["bar"], counters, three, 0)
+        n = _collect(two[0], two[1], is_low, swing_L, params, rows[k, 2], c["bar"], counters, three, 0)
         for j in range(n):
             if three[j]["source"] == c["bucket"] % 3:
                 out[k] = three[j]

@@ -123,6 +123,7 @@ class DecisionParams:
         _real("min_swing_bps", self.min_swing_bps, 0.0, 1e4)
 
 
+WHEN_NAMES: Final = ("session", "liquidity", "source")
 DECISION_NAMES: Final = tuple(f.name for f in fields(DecisionParams))
 
 
@@ -203,14 +204,16 @@ class DetectorParams:
         return rows
 
     def rules(self) -> tuple[str, ...]:
-        """Return what chose the parameters of each of the 12 buckets: `global`, or the overrides that apply."""
+        """Return what chose the parameters of each of the 12 buckets: `global`, or the overrides that apply.
+
+        Overrides that mean the same give the same text, however their keys and they themselves are ordered.
+        """
         found = []
         for number in range(N_BUCKETS):
             bucket = number // 6, number // 3 % 2, number % 3
             applied = [o for o in self.overrides if o.matches(*bucket)]
-            applied.sort(key=lambda o: len(o.when))
-            shown = [f"{_pairs(o.when) or 'always'} -> {_pairs(o.set)}" for o in applied]
-            found.append("; ".join(shown) or "global")
+            shown = [(len(o.when), f"{_pairs(o.when) or 'always'} -> {_pairs(o.set)}") for o in applied]
+            found.append("; ".join(text for _, text in sorted(shown)) or "global")
         return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
@@ -249,7 +252,7 @@ def bucket_name(number: int) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ",".join(f"{key}={value}" for key, value in values.items())
+    return ",".join(f"{key}={values[key]}" for key in (*WHEN_NAMES, *DECISION_NAMES) if key in values)
 
 
 def _cast(name: str, value: float) -> float:

@@ -1,4 +1,4 @@
-"""The scan of a grid: one pass over the feature rows finds the candidates of every `swing_L`, before any gate.
+"""The scan of a grid: one pass over the features finds the candidates of every `swing_L`, before any gate.
 
 It decides nothing and holds no state: thresholds, cooldown and clusters are the caller's (`research.slices`), or the
 detector's own (`engine.replay`).
@@ -7,35 +7,39 @@ detector's own (`engine.replay`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from v13.detector import kernel
+from v13.detector.columns import FeatureColumns
 from v13.detector.dtypes import CANDIDATE, DECISION_PARAMS, EVENT, REASONS
 
-__all__ = ["Scan", "candidates", "scan"]
+__all__ = ["Scan", "Walk", "candidates", "in_threads", "scan"]
 
-BLOCK_BARS: Final = 4_096  # prices whose running extrema stay in the processor's nearest cache
+BLOCK_BARS: Final = 2_048  # prices whose running extrema stay in the processor's nearest cache
+CHUNK_BARS: Final = 8_192  # bars whose candidates stay in the second nearest
+PARTS_A_WORKER: Final = 4  # so that no thread waits long for another
+LOOK_BACK_BARS: Final = 512  # where the pivots before a part are looked for first
 
 Records = NDArray[np.void]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Scan:
     """The candidates of one market at several `swing_L`, before the gates.
 
-    rows (n,) FEATURE; ts_ms (n,) int64 and segment (n,) int32, the number of its gap-free run, of each; taken (t,)
-    int32 rows that have a price; px (t,) float64 their prices; candidates: by swing_L, (k,) CANDIDATE in order of bar.
+    columns: its features; taken (t,) int32 the bars that have a price, or (0,) if all have; px (t,) float64 the prices
+    of these; candidates: by swing_L, (k,) CANDIDATE in order of bar.
     """
 
-    rows: Records
-    ts_ms: NDArray[np.int64]
-    segment: NDArray[np.int32]
+    columns: FeatureColumns
     taken: NDArray[np.int32]
     px: NDArray[np.float64]
     candidates: Mapping[int, Records]
@@ -50,22 +54,88 @@ class Scan:
         params = np.zeros(12, DECISION_PARAMS)
         params["swing_L"] = swing_L
         two, counters, three = np.zeros(2, kernel.PIVOT), np.zeros(len(REASONS), np.int64), np.zeros(3, EVENT)
+        a, b = (self.taken[found[name]] if self.taken.size else found[name] for name in ("a", "b"))
+        rows = self.columns.rows(np.column_stack([a, b, found["bar"]]).astype(np.int64))
         out = np.zeros(found.size, EVENT)
-        kernel.expand_candidates(self.rows, swing_L, self.taken, self.px, found, params, two, counters, three, out)
+        kernel.expand_candidates(rows, swing_L, self.taken, self.px, found, params, two, counters, three, out)
         return out
 
 
+@dataclass(frozen=True)
+class Walk:
+    """A way over the bars of one market, to be gone in parts and each part in chunks; no cut changes a candidate.
+
+    swings (w,) int64, ascending; taken, px as in `Scan`; edges (r + 1,) int64, the gap-free runs among the bars that
+    have a price; z_hi, z_mid: the lowest thresholds anybody will ask for.
+    """
+
+    columns: FeatureColumns
+    swings: NDArray[np.int64]
+    taken: NDArray[np.int32]
+    px: NDArray[np.float64]
+    edges: NDArray[np.int64]
+    z_hi: float
+    z_mid: float
+
+    @classmethod
+    def over(cls, columns: FeatureColumns, swing_Ls: Sequence[int], z_hi: float, z_mid: float) -> Walk:
+        """Make ready; see `scan`."""
+        taken, px, edges = np.zeros(0, np.int32), columns.px, columns.runs
+        if not columns.has_all_prices:
+            taken = np.flatnonzero(~np.isnan(px)).astype(np.int32)
+            px, edges = px[taken], np.searchsorted(taken, edges).astype(np.int64)
+        return cls(columns, np.array(sorted(swing_Ls), np.int64), taken, px, edges, z_hi, z_mid)
+
+    def parts(self, workers: int) -> list[tuple[int, int]]:
+        """Divide the way for a number of threads; a short one stays whole."""
+        pieces = min(workers * PARTS_A_WORKER, max(1, self.px.size // (4 * CHUNK_BARS))) if workers > 1 else 1
+        return list(itertools.pairwise(np.linspace(0, self.px.size, pieces + 1).astype(int).tolist()))
+
+    def candidates(self, part: tuple[int, int]) -> Iterator[tuple[Records, NDArray[np.int64]]]:
+        """Yield the candidates of a part, of some bars at a time: (w, m) CANDIDATE and how many of each swing hold.
+
+        Those are in order of bar and channel. The next step overwrites both arrays.
+        """
+        least = int(self.swings[0])
+        size = min(CHUNK_BARS, part[1] - part[0])
+        block = min(BLOCK_BARS, max(size, LOOK_BACK_BARS))
+        low, high = np.empty((2, 2, block + 2 * least))
+        scratch = (low, high, np.empty(block, np.int8), *np.empty((2, block + 1), np.int64))
+        out = np.empty((self.swings.size, 6 * (size // (least + 1) + 2)), CANDIDATE)
+        n_out = np.zeros(self.swings.size, np.int64)
+        facts = (self.px, self.taken, self.columns.readings, self.columns.vol_ok, self.columns.flags)
+        fixed = (facts, self.edges, self.swings, self.z_hi, self.z_mid)
+        last = self._before(part[0], fixed, scratch, out, n_out)
+        for begin in range(*part, CHUNK_BARS):
+            stop = min(begin + CHUNK_BARS, part[1])
+            kernel.scan_chunk(*fixed, begin, begin, stop, *scratch, last, out, n_out)
+            yield out, n_out
+
+    def _before(self, start: int, fixed: tuple[object, ...], scratch: tuple[object, ...], *out: object) -> Records:
+        """Return the last pivots of each kind and swing before a bar: (w, 2) LAST."""
+        first = int(self.edges[np.searchsorted(self.edges, start, side="right") - 1])
+        look_back = LOOK_BACK_BARS
+        while True:
+            last = np.zeros((self.swings.size, 2), kernel.LAST)
+            last["place"] = -1
+            begin = max(first, start - look_back)
+            if begin < start:
+                kernel.scan_chunk(*fixed, begin, start, start, *scratch, last, *out)
+            if begin == first or (last["place"] >= 0).all():
+                return last
+            look_back *= 4
+
+
 def scan(
-    rows: Records, swing_Ls: Sequence[int], bar_ms: int, z_hi: float = 0.0, z_mid: float = 0.0, workers: int = 1
+    columns: FeatureColumns, swing_Ls: Sequence[int], z_hi: float = 0.0, z_mid: float = 0.0, workers: int = 1
 ) -> Scan:
     """Collect the candidates of several `swing_L` at once.
 
     Parameters
     ----------
-    rows : (n,) FEATURE
-        From `compute_features`.
+    columns : FeatureColumns
+        Of n bars.
     swing_Ls : distinct ints, >= 1
-    bar_ms : int, > 0
     z_hi, z_mid : float, >= 0
         The lowest thresholds anybody will ask for: candidates below them are left out.
     workers : int
@@ -74,101 +144,29 @@ def scan(
     Returns
     -------
     Scan
-
-    Notes
-    -----
-    One pass finds the pivots of all swings (they are nested); pairs of pivots are sparse.
     """
-    n = rows.size
-    ts_ms, px = np.empty(n, np.int64), np.empty(n)
-    swings = np.array(sorted(swing_Ls))
-    with _Threads(workers) as threads:
+    walk = Walk.over(columns, swing_Ls, z_hi, z_mid)
 
-        def read(part: tuple[int, int]) -> tuple[int, NDArray[np.int64]]:
-            gaps = np.empty(part[1] - part[0], np.int64)
-            n_without, n_gaps = kernel.read_columns(rows, bar_ms + bar_ms // 2, *part, ts_ms, px, gaps)
-            return n_without, gaps[:n_gaps].copy()
+    def collect(part: tuple[int, int]) -> list[list[Records]]:
+        return [
+            [of_swing[:n].copy() for of_swing, n in zip(out, n_out.tolist(), strict=True)]
+            for out, n_out in walk.candidates(part)
+        ]
 
-        found = threads.map(read, _parts(0, n, workers))
-        gaps = np.concatenate([of_part for _, of_part in found])
-        segment = np.repeat(np.arange(gaps.size + 1, dtype=np.int32), np.diff(gaps, prepend=0, append=n))
-        taken = np.arange(n, dtype=np.int32)
-        if any(n_without for n_without, _ in found):
-            taken = np.flatnonzero(~np.isnan(px)).astype(np.int32)
-            px = px[taken]
-        edges = [0, *np.searchsorted(taken, gaps).tolist(), taken.size]
-        at, reach, run = _pivots(px, edges, int(swings[0]), int(swings[-1]), workers, threads)
-        readings, flags = np.empty((at.size, 4)), np.empty((3, at.size), np.int8)
-        heights = np.empty((swings.size, at.size, 2))
-
-        def look(part: tuple[int, int]) -> None:
-            own = slice(*part)
-            kernel.read_pivots(rows, taken, at[own], z_hi, z_mid, readings[own], *flags[:, own])
-            kernel.measure_heights(px, at[own], reach[own], swings, heights[:, own])
-
-        threads.map(look, _parts(0, at.size, workers))
-
-        def pair(w: int) -> Records:
-            size = max(256, at.size)  # three channels a pair could be more, and then the loop comes again
-            while True:
-                out = np.empty(size, CANDIDATE)
-                facts = (rows, taken, px, at, reach, run, readings, heights[w], *flags)
-                k = kernel.scan_pairs(int(swings[w]), *facts, out)
-                if k <= size:
-                    return out[:k]
-                size = k
-
-        candidates_of = threads.map(pair, range(swings.size))
-    return Scan(rows, ts_ms, segment, taken, px, dict(zip(swings.tolist(), candidates_of, strict=True)))
+    chunks = list(itertools.chain.from_iterable(in_threads(workers, collect, walk.parts(workers))))
+    of_swing = zip(*chunks, strict=True) if chunks else itertools.repeat([np.zeros(0, CANDIDATE)])
+    found = {swing_L: np.concatenate(kept) for swing_L, kept in zip(walk.swings.tolist(), of_swing, strict=False)}
+    return Scan(columns, walk.taken, walk.px, found)
 
 
 def candidates(rows: Records, swing_L: int, bar_ms: int) -> Records:
-    """Return every candidate of one `swing_L` before the gates: (k,) EVENT, in order of bar."""
-    return scan(rows, [swing_L], bar_ms).events(swing_L)
+    """Return every candidate of one `swing_L` before the gates: (k,) EVENT, in order of bar, from (n,) FEATURE."""
+    return scan(FeatureColumns.of(rows, bar_ms), [swing_L]).events(swing_L)
 
 
-class _Threads:
-    """A thread pool, or none for one worker; `map` gives results in order."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
-
-    def __enter__(self) -> _Threads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def map(self, call: Callable[[Any], Any], over: Iterable[Any]) -> list[Any]:
-        return list(map(call, over)) if self._pool is None else list(self._pool.map(call, over))
-
-
-def _parts(first: int, last: int, workers: int) -> list[tuple[int, int]]:
-    edges = np.linspace(first, last, max(workers, 1) + 1).astype(int).tolist()
-    return list(itertools.pairwise(edges))
-
-
-def _pivots(
-    px: NDArray[np.float64], edges: list[int], least: int, most: int, workers: int, threads: _Threads
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Return place, reach (negative: a low) and number of the gap-free run of every pivot."""
-
-    def find(part: tuple[int, int, int, int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-        number, first, last, start, stop = part
-        at = np.empty((stop - start) // (least + 1) * 2 + 4, np.int32)  # extrema of a kind lie over `least` bars apart
-        reach = np.empty_like(at)
-        scratch = np.empty((2, 2, min(BLOCK_BARS, stop - start) + 2 * least))
-        n = kernel.find_pivots(px, first, last, start, stop, least, most, *scratch, at, reach)
-        return at[:n], reach[:n], np.full(n, number, np.int32)
-
-    parts = []
-    for number, (first, last) in enumerate(itertools.pairwise(edges)):
-        pieces = workers if last - first > 50_000 else 1  # a shorter run is not worth a second thread
-        parts += [(number, first, last, *part) for part in _parts(first, last, pieces) if part[1] > part[0]]
-    found = threads.map(find, parts)
-    if not found:
-        nothing = np.zeros(0, np.int32)
-        return nothing, nothing, nothing
-    at, reach, run = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return at, reach, run
+def in_threads(workers: int, call: Callable[[T], R], over: Iterable[T]) -> list[R]:
+    """Return what `call` gives for each, in order; one worker is this very thread."""
+    if workers <= 1:
+        return list(map(call, over))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(call, over))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v13 import measures
-from v13.detector import FeatureParams, SessionClock, compute_features, scan
+from v13.detector import FeatureColumns, FeatureParams, SessionClock, compute_columns, scan
 from v13.detector.params import DetectorParams
 from v13.research.cut import Records
 from v13.research.settings import Settings
@@ -24,7 +24,9 @@ __all__ = [
     "Blocks",
     "Slice",
     "SymbolScan",
+    "lowest",
     "plan",
+    "scan_columns",
     "scan_symbol",
 ]
 
@@ -107,22 +109,29 @@ class SymbolScan:
 
 def plan(settings: Settings) -> list[Slice]:
     """Return the slices of a grid, every setting in exactly one, in order of their first setting."""
-    columns = settings.columns
-    base = settings.base.decision
-    constant = {name: np.full(len(settings), getattr(base, name)) for name in (*GATES, "swing_L", "cooldown_ms")}
-    of = {name: columns.get(name, constant[name]) for name in constant}
-    keys = np.column_stack([settings.feature_group, of["swing_L"], of["cooldown_ms"]])
-    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    base, names = settings.base.decision, list(settings.axes)
+    values, rank = {}, {}  # of each setting, the place of its value among those of the axis: no column need be sorted
+    for name in (*GATES, "swing_L", "cooldown_ms"):
+        values[name], places = np.unique(settings.axes.get(name, [getattr(base, name)]), return_inverse=True)
+        if name in names:
+            rank[name] = places.ravel()[settings.coords[:, names.index(name)]]
+    group = settings.feature_group
+    for name in ("swing_L", "cooldown_ms"):
+        group = group * len(values[name]) + rank.get(name, 0)
+    _, first, group = np.unique(group, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     slices = []
     for g in np.argsort(first):
-        numbers = np.flatnonzero(group.ravel() == g)
+        numbers = members[g]
         least, axes, coords = {}, {}, []
         for name in GATES:
-            values, at = np.unique(of[name][numbers], return_inverse=True)
-            least[name] = float(values[0])
-            if len(values) > 1:
-                axes[name] = tuple(values.tolist())
-                coords.append(at.ravel())
+            at = rank[name][numbers] if name in rank else np.zeros(1, np.int64)
+            is_there = np.bincount(at, minlength=len(values[name])) > 0
+            own = values[name][is_there].tolist()
+            least[name] = float(own[0])
+            if len(own) > 1:
+                axes[name] = tuple(own)
+                coords.append((np.cumsum(is_there) - 1)[at])
         if not axes:
             axes["z_hi"] = (least["z_hi"],)
             coords.append(np.zeros(len(numbers), np.int64))
@@ -131,8 +140,8 @@ def plan(settings: Settings) -> list[Slice]:
         slices.append(
             Slice(
                 settings.features_of(int(numbers[0])),
-                int(of["swing_L"][numbers[0]]),
-                int(of["cooldown_ms"][numbers[0]]),
+                int(values["swing_L"][rank["swing_L"][numbers[0]] if "swing_L" in rank else 0]),
+                int(values["cooldown_ms"][rank["cooldown_ms"][numbers[0]] if "cooldown_ms" in rank else 0]),
                 least,
                 axes,
                 numbers[order],
@@ -151,21 +160,17 @@ def scan_symbol(
     workers: int = 1,
 ) -> SymbolScan:
     """Collect the candidates of one symbol for all slices of one set of features, and what came after every bar."""
-    rows = compute_features(DetectorParams(features), bars, sessions)
-    return scan_rows(rows, features, slices, horizons, workers)
+    return scan_columns(compute_columns(DetectorParams(features), bars, sessions), slices, horizons, workers)
 
 
-def scan_rows(
-    rows: Records, features: FeatureParams, slices: Sequence[Slice], horizons: tuple[int, ...], workers: int = 1
+def scan_columns(
+    columns: FeatureColumns, slices: Sequence[Slice], horizons: tuple[int, ...], workers: int = 1
 ) -> SymbolScan:
-    """As `scan_symbol`, from feature rows."""
-    found = scan(
-        rows,
-        sorted({s.swing_L for s in slices}),
-        features.bar_ms,
-        min(s.least["z_hi"] for s in slices),
-        min(s.least["z_mid"] for s in slices),
-        workers,
-    )
-    px = found.px if found.px.size == rows.size else np.ascontiguousarray(rows["px"])
-    return SymbolScan(found.ts_ms, px, found.segment, horizons, found.candidates)
+    """As `scan_symbol`, from features."""
+    found = scan(columns, sorted({s.swing_L for s in slices}), *lowest(slices), workers)
+    return SymbolScan(columns.ts_ms, columns.px, columns.segments(), horizons, found.candidates)
+
+
+def lowest(slices: Sequence[Slice]) -> tuple[float, float]:
+    """Return the lowest z_hi and z_mid that any setting of some slices asks for."""
+    return min(s.least["z_hi"] for s in slices), min(s.least["z_mid"] for s in slices)

@@ -28,6 +28,7 @@ __all__ = [
     "net_by_bin",
     "null_maximum",
     "rank_correlations",
+    "read_counts",
     "select",
     "suffix_sums",
 ]
@@ -39,17 +40,26 @@ F8 = NDArray[np.float64]
 
 
 @njit(cache=True, inline="always")
-def _add(row: Any, sign: Any, block: Any, inside: Any, bucket: Any, outcome: Any, n_blocks: Any) -> Any:
-    """Add one event to a row of the table (see `slices._unpack`). A word holds events above bit 32, hits below."""
-    n_horizons = outcome.size
+def _add(
+    table: Any, cell: Any, sign: Any, block: Any, inside: Any, bucket: Any, outcome: Any, k: Any, n_blocks: Any
+) -> Any:
+    """Add event k to a row of the table. A word holds events above bit 32, hits below.
+
+    A row of K blocks: (K + 1) * 12 * H words by block, bucket and horizon, the last 12 * H of them for what is judged
+    but not inside its block; then K words for the events of each block that its words of the first horizon leave out.
+    """
+    n_horizons = outcome.shape[1]
+    row = ((block if inside else n_blocks) * 12 + bucket) * n_horizons
     for h in range(n_horizons):
-        o = outcome[h]
-        if o >= 0:
-            word = sign * ((1 << 32) + o)
-            row[(n_blocks * 12 + bucket) * n_horizons + h] += word
-            if inside:
-                row[(block * 12 + bucket) * n_horizons + h] += word
-    row[(n_blocks + 1) * 12 * n_horizons + block] += sign
+        table[cell, row + h] += sign * _word(outcome[k, h])
+    if not (inside and outcome[k, 0] >= 0):
+        table[cell, (n_blocks + 1) * 12 * n_horizons + block] += sign
+
+
+@njit(cache=True, inline="always")
+def _word(outcome: Any) -> Any:
+    """Return one event, judged a hit (1) or a miss (0), or nothing (-1)."""
+    return ((1 << 32) + np.int64(outcome)) * np.int64(outcome >= 0)
 
 
 @njit(cache=True, inline="always")
@@ -174,37 +184,143 @@ def label(
                     outcome[i, h] = 0 if c["side"] > 0 else 1
 
 
-@njit(cache=True, nogil=True)
-def count_boxes(
-    first: I8, passed: I4, stride: I8, block: I4, inside: I1, bucket: I4, outcome: I1, n_blocks: int, table: I8
-) -> Any:
-    """Put every event of every cell into `table` (cells, words) as point updates; `suffix_sums` completes it.
+@njit(cache=True, inline="always")
+def _outcome(px: Any, bar: Any, later: Any, end: Any, side: Any) -> Any:
+    """Return 1 for a hit, 0 for a miss, -1 for neither; a move's sign is that of its price ratio against one."""
+    if later >= end:
+        return -1
+    ratio = px[later] / px[bar]
+    up, down = np.int64(ratio > 1.0), np.int64(ratio < 1.0)
+    return (up if side > 0 else down) - (1 - (up | down))
 
-    first (g + 1,): the candidates of one bar are first[i] : first[i + 1], at most three, best first. The event of a
-    cell is the first of them whose box holds it; the cells a later one is left with are its box less the boxes before
-    it, and an intersection of boxes at the origin is the box of the least corner: inclusion and exclusion, exactly.
+
+@njit(cache=True, inline="always")
+def _count_reached(axes: Any, d: Any, asked: Any) -> Any:
+    """Return how many of axes[d], ascending and then NaN, are at most `asked`."""
+    n = 0
+    if axes.shape[1] <= 64:  # so few are compared all at once
+        for i in range(axes.shape[1]):
+            n += axes[d, i] <= asked
+        return n
+    size = axes.shape[1]
+    while size > 1:
+        half = size >> 1
+        n += half * np.int64(axes[d, n + half - 1] <= asked)
+        size -= half
+    return n + np.int64(axes[d, n] <= asked)
+
+
+@njit(cache=True, inline="always")
+def _stand(
+    cands: Any, first: Any, last: Any, least: Any, gates: Any, n_gates: Any, axes: Any, kept: Any, corners: Any
+) -> Any:
+    """Put those of cands[first:last] (one bar) that any cell can have into `kept`, best first; return how many.
+
+    corners (4, 6): how many values of each gate they reach. Left out is one whose cells a better one has already.
     """
-    corner = np.empty(passed.shape[1], np.int64)
-    for g in range(first.size - 1):
-        start = first[g]
-        for k in range(start, first[g + 1]):
-            n_before = k - start
-            for subset in range(1 << n_before):
-                sign = 1
-                for d in range(corner.size):
-                    corner[d] = passed[k, d]
-                for j in range(n_before):
-                    if subset >> j & 1:
-                        sign = -sign
-                        for d in range(corner.size):
-                            corner[d] = min(corner[d], passed[start + j, d])
-                cell = 0
-                empty = False
-                for d in range(corner.size):
-                    empty = empty or corner[d] == 0
-                    cell += (corner[d] - 1) * stride[d]
-                if not empty:
-                    _add(table[cell], sign, block[k], inside[k], bucket[k], outcome[k], n_blocks)
+    n = 0
+    for i in range(first, last):
+        at = n  # ahead of those with a lower score; ties stay in order of channel
+        while at > 0 and cands[kept[at - 1]]["score"] < cands[i]["score"]:
+            kept[at] = kept[at - 1]
+            at -= 1
+        kept[at] = i
+        n += 1
+    n_kept = 0
+    for i in range(n):
+        c = cands[kept[i]]
+        fits = _meets(c, least)
+        for d in range(n_gates):
+            corners[n_kept, d] = _count_reached(axes, d, _asked(c, gates[d]))
+            fits &= corners[n_kept, d] > 0
+        for j in range(n_kept):
+            covered = True
+            for d in range(n_gates):
+                covered &= corners[n_kept, d] <= corners[j, d]
+            fits &= not covered
+        kept[n_kept] = kept[i]
+        n_kept += int(fits)
+    return n_kept
+
+
+@njit(cache=True, inline="always")
+def _apply(cells: Any, place: Any, word: Any, n: Any) -> Any:
+    """Add words to places of the flat table, one after the other, so that far places are waited for together."""
+    for i in range(n):
+        for h in range(word.shape[1]):
+            cells[place[i] + h] += word[i, h]
+
+
+@njit(cache=True, nogil=True)
+def count_boxes(cands: Any, n_cands: I8, asked: Any, seen: Any, table: I8) -> Any:
+    """Put every event of every cell of several slices into `table` (cells, words); `suffix_sums` completes it.
+
+    cands (w, m) CANDIDATE, the first n_cands[w] of each swing_L in order of bar and channel; a bar confirms one pivot,
+    so it has at most three. The event of a cell is the best of them whose box holds it; the cells a later one is left
+    with are its box less the boxes before it, and an intersection of boxes at the origin is the box of the least
+    corner: inclusion and exclusion, exactly.
+
+    asked, by slice (S,): which swing; least (S, 6), the lowest value of each of `grid.GATES`; gates (S, 6), the D that
+    have an axis, then -1; axes (S, 6, V), their values, ascending and then NaN; stride (S, 6) and first_cell (S + 1,)
+    of its cells. seen: px (n,) of all bars; runs (r + 1,) of bars free of gaps; horizons (H,), bars; block_end (K,),
+    the first bar beyond each block; inside_end (K,), the first whose longest label is.
+    """
+    swing_of, least, gates, axes, stride, first_cell = asked
+    px, runs, horizons, block_end, inside_end = seen
+    n_horizons, n_blocks, n_words = horizons.size, block_end.size, table.shape[1]
+    cells = table.reshape(-1)
+    kept, corners, corner = np.empty(3, np.int64), np.empty((4, 6), np.int64), np.empty(6, np.int64)
+    words, place, word = np.empty(n_horizons, np.int64), np.empty(512, np.int64), np.empty((512, n_horizons), np.int64)
+    for s in range(swing_of.size):
+        own, n = cands[swing_of[s]], n_cands[swing_of[s]]
+        least_of, gates_of, axes_of, stride_of = least[s], gates[s], axes[s], stride[s]
+        n_gates = 0
+        while n_gates < 6 and gates_of[n_gates] >= 0:
+            n_gates += 1
+        run = block = first = n_waiting = 0
+        while first < n:
+            bar, side = own[first]["bar"], own[first]["side"]
+            last = first + 1
+            while last < n and own[last]["bar"] == bar:
+                last += 1
+            n_kept = _stand(own, first, last, least_of, gates_of, n_gates, axes_of, kept, corners)
+            first = last
+            if n_kept == 0:
+                continue
+            if bar >= runs[run + 1]:
+                run = np.searchsorted(runs, bar, side="right") - 1
+            while bar >= block_end[block]:
+                block += 1
+            is_judged = inside = bar < inside_end[block]
+            for h in range(n_horizons):
+                outcome = _outcome(px, bar, bar + horizons[h], runs[run + 1], side)
+                words[h] = _word(outcome)
+                is_judged &= h > 0 or outcome >= 0
+            row = (block if inside else n_blocks) * 12
+            for i in range(n_kept):
+                bucket = own[kept[i]]["bucket"]
+                for subset in range(1 << i):
+                    sign = 1
+                    for d in range(n_gates):
+                        corner[d] = corners[i, d]
+                    for j in range(i):
+                        if subset >> j & 1:
+                            sign = -sign
+                            for d in range(n_gates):
+                                corner[d] = min(corner[d], corners[j, d])
+                    cell = first_cell[s]
+                    for d in range(n_gates):
+                        cell += (corner[d] - 1) * stride_of[d]
+                    place[n_waiting] = cell * n_words + (row + bucket) * n_horizons
+                    for h in range(n_horizons):
+                        word[n_waiting, h] = sign * words[h]
+                    n_waiting += 1
+                    if not is_judged:
+                        cells[cell * n_words + (n_blocks + 1) * 12 * n_horizons + block] += sign
+            if n_waiting > place.size - 7:
+                _apply(cells, place, word, n_waiting)
+                n_waiting = 0
+        _apply(cells, place, word, n_waiting)
 
 
 @njit(cache=True, nogil=True)
@@ -214,8 +330,35 @@ def suffix_sums(table: I8, shape: I8, stride: I8) -> Any:
         for cell in range(table.shape[0] - 1, -1, -1):
             if cell // stride[d] % shape[d] < shape[d] - 1:
                 above = cell + stride[d]
-                for w in range(table.shape[1]):
-                    table[cell, w] += table[above, w]
+                own, other = table[cell], table[above]
+                for w in range(own.size):
+                    own[w] += other[w]
+
+
+@njit(cache=True, nogil=True)
+def read_counts(table: I8, cells: I8, numbers: I8, n: I8, hits: I8, n_all: I8, hits_all: I8, n_events: I8) -> Any:
+    """Unpack row cells[i] of `table` (see `_add`) to row numbers[i] of n, hits (S, K * 12 * H), n_all, hits_all (S, 12
+    * H) and n_events (S, K)."""
+    size, n_blocks = n_all.shape[1], n_events.shape[1]
+    total = np.empty(size, np.int64)
+    for i in range(cells.size):
+        row, to = table[cells[i]], numbers[i]
+        total[:] = row[n_blocks * size : (n_blocks + 1) * size]
+        for block in range(n_blocks):
+            words = row[block * size : (block + 1) * size]
+            n_to, hits_to = n[to, block * size : (block + 1) * size], hits[to, block * size : (block + 1) * size]
+            for j in range(size):
+                n_to[j] = words[j] >> 32
+                hits_to[j] = words[j] & 0xFFFFFFFF
+                total[j] += words[j]
+        for j in range(size):
+            n_all[to, j] = total[j] >> 32
+            hits_all[to, j] = total[j] & 0xFFFFFFFF
+        for block in range(n_blocks):
+            total_of_block = row[(n_blocks + 1) * size + block]
+            for j in range(0, size, size // 12):
+                total_of_block += n[to, block * size + j]
+            n_events[to, block] = total_of_block
 
 
 @njit(cache=True, inline="always")
@@ -267,6 +410,11 @@ def list_events(
         i = i_end = 0
         if parent[s] >= 0:
             i, i_end = start[parent[s]], start[parent[s] + 1]
+        low, high = 0, setting.size  # the coordinates beside these are the parent's, which its events fit
+        while parent[s] >= 0 and low < high and setting[low] == coords[parent[s], low]:
+            low += 1
+        while parent[s] >= 0 and low < high and setting[high - 1] == coords[parent[s], high - 1]:
+            high -= 1
         for t in range(track.size - 1):
             g_end = track[t + 1]
             last = never
@@ -279,11 +427,12 @@ def list_events(
                             n += 1
                             last = ts_ms[k]
                 continue
-            while i < i_end and event[i] < first[g_end]:
+            stop = first[g_end]
+            while i < i_end and event[i] < stop:
                 k = event[i]
                 fits = True
-                for d in range(setting.size):
-                    fits = fits and passed[k, d] > setting[d]
+                for d in range(low, high):
+                    fits &= passed[k, d] > setting[d]
                 if fits:
                     event[n] = k
                     n += 1
@@ -332,7 +481,7 @@ def count_chain(
             sign = 1
             if k < 0:
                 k, sign = -1 - k, -1
-            _add(table[s], sign, block[k], inside[k], bucket[k], outcome[k], n_blocks)
+            _add(table, s, sign, block[k], inside[k], bucket[k], outcome, k, n_blocks)
 
 
 @njit(cache=True, nogil=True)

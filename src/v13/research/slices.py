@@ -7,7 +7,6 @@ tasks elsewhere with equal results.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from v13 import measures
+from v13.detector import FeatureColumns
 from v13.detector.dtypes import N_BUCKETS
+from v13.detector.scanning import Walk, in_threads
 from v13.errors import DataError
 from v13.research import grid_kernel, panels
+from v13.research.boxes import Boxes, Counts, Outlook, empty_counts, unpack
 from v13.research.cut import Records
-from v13.research.grid import GATES, Blocks, Slice, SymbolScan, plan, scan_rows
+from v13.research.grid import GATES, Blocks, Slice, SymbolScan, lowest, plan, scan_columns
 from v13.research.settings import Settings
 
 __all__ = ["SliceResult", "count_grid", "count_slice", "judge_slice", "trial_dtype"]
@@ -153,66 +155,53 @@ def _pool(
     return _Pooled(first=np.append(whole.pop("first"), n), track=np.array(track), **whole)
 
 
-def _cooldown_binds(part: Slice, pooled: _Pooled) -> bool:
-    """Whether any two events of a side can be closer than the cooldown; pivots of a kind are swing_L + 1 bars apart."""
-    if part.cooldown_ms <= 0:
-        return False
-    step = np.diff(pooled.ts_ms[pooled.first[:-1]])
-    within = np.ones(len(step), bool)
-    opens = pooled.track[1:-1]
-    within[opens[(opens > 0) & (opens <= len(step))] - 1] = False  # from one track to the next
-    return bool(np.any(step[within] < part.cooldown_ms))
+def _may_bind(part: Slice) -> bool:
+    """Whether events of a side can be closer than the cooldown; pivots of a kind are swing_L + 1 bars apart or more."""
+    return part.cooldown_ms > (part.swing_L + 1) * part.features.bar_ms
 
 
-def _unpack(table: I8, n_blocks: int, n_horizons: int) -> tuple[I8, I8, I8, I8, I8]:
-    """Return (n, hits, n_all, hits_all, n_events) of table rows; see `grid_kernel._add`."""
-    size = 12 * n_horizons
-    words = table[:, : n_blocks * size].reshape(-1, n_blocks, N_BUCKETS, n_horizons)
-    every = table[:, n_blocks * size : (n_blocks + 1) * size].reshape(-1, N_BUCKETS, n_horizons)
-    low = 0xFFFFFFFF
-    return words >> 32, words & low, every >> 32, every & low, table[:, (n_blocks + 1) * size :].copy()
-
-
-def count_slice(
-    part: Slice, scans: Sequence[SymbolScan], blocks: Blocks, cost_bps: float = 0.0
-) -> tuple[I8, I8, I8, I8, I8]:
+def count_slice(part: Slice, scans: Sequence[SymbolScan], blocks: Blocks, cost_bps: float = 0.0) -> Counts:
     """Count the events of every setting of a slice and nothing more: (n, hits, n_all, hits_all, n_events).
 
-    Where no cooldown can bind, all thresholds are answered by one histogram with suffix sums, in time that hardly
-    depends on their number; else each setting's events are replayed over the sparse candidates.
+    Where no cooldown can bind and moves are judged without a cost, all thresholds are answered by one histogram with
+    suffix sums, in time that hardly depends on their number; else each setting's events are replayed over the sparse
+    candidates.
     """
+    n_blocks, n_horizons = len(blocks.edges) - 1, len(scans[0].horizons)
+    if cost_bps == 0 and not _may_bind(part):
+        counts = empty_counts(len(part.numbers), n_blocks, n_horizons)
+        boxes = Boxes.of([part], [part.swing_L], n_blocks, n_horizons)
+        table = boxes.table()
+        for one in scans:
+            runs = np.append(np.searchsorted(one.segment, np.arange(one.segment[-1] + 1)), len(one.segment))
+            outlook = Outlook.of(one.ts_ms, one.px, runs, one.horizons, blocks)
+            cands = one.candidates[part.swing_L]
+            boxes.add(cands[None], np.array([len(cands)]), outlook, table)
+        boxes.read(0, [table], np.arange(len(part.numbers)), counts)
+        return counts
     pooled = _pool(part, scans, blocks, cost_bps, with_returns=False)
-    n_blocks, n_horizons = len(blocks.edges) - 1, pooled.outcome.shape[1]
-    n_words = (n_blocks + 1) * N_BUCKETS * n_horizons + n_blocks
     facts = (pooled.block, pooled.inside, pooled.bucket, pooled.outcome, n_blocks)
-    if _cooldown_binds(part, pooled):
-        table = np.zeros((len(part.numbers), n_words), np.int64)
-        done = 0
-        for lists in _lists(part, pooled, LIST_ROOM // 8):
-            own = slice(done, done + len(lists.origin))
-            grid_kernel.count_chain(lists.origin, lists.chain, lists.entry, *facts, table[own])
-            done = own.stop
-    else:
-        shape = np.array([len(values) for values in part.axes.values()], np.int64)
-        stride = np.append(np.cumprod(shape[:0:-1])[::-1], 1).astype(np.int64)
-        cells = np.zeros((int(shape.prod()), n_words), np.int64)
-        grid_kernel.count_boxes(pooled.first, pooled.passed, stride, *facts, cells)
-        grid_kernel.suffix_sums(cells, shape, stride)
-        table = cells[part.coords @ stride]
-    return _unpack(table, n_blocks, n_horizons)
+    table = np.zeros((len(part.numbers), (n_blocks + 1) * N_BUCKETS * n_horizons + n_blocks), np.int64)
+    done = 0
+    for lists in _lists(part, pooled, LIST_ROOM // 8):
+        own = slice(done, done + len(lists.origin))
+        grid_kernel.count_chain(lists.origin, lists.chain, lists.entry, *facts, table[own])
+        done = own.stop
+    return unpack(table, n_blocks, n_horizons)
 
 
 def count_grid(
     settings: Settings,
-    rows: Sequence[Records],
+    columns: Sequence[FeatureColumns],
     horizons: tuple[int, ...],
     blocks: Blocks,
     cost_bps: float = 0.0,
     workers: int = 1,
-) -> tuple[I8, I8, I8, I8, I8]:
-    """Count the events of every setting of a grid over one set of features, from (n,) FEATURE rows of each symbol.
+) -> Counts:
+    """Count the events of every setting of a grid over one set of features, from the features of each symbol.
 
-    Returns (n, hits, n_all, hits_all, n_events) as in `SliceResult`, in the order of the settings.
+    Returns (n, hits, n_all, hits_all, n_events) as in `SliceResult`, in the order of the settings. Candidates are
+    counted as they are found and not kept, but for slices whose cooldown may bind; see `count_slice`.
 
     Raises
     ------
@@ -222,15 +211,49 @@ def count_grid(
     slices = plan(settings)
     if len(settings.features()) != 1:
         raise DataError("count_grid: expected one set of features for the whole grid")
-    scans = [scan_rows(r, slices[0].features, slices, horizons, workers) for r in rows]
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:
-            found = list(pool.map(lambda part: count_slice(part, scans, blocks, cost_bps), slices))
-    else:
-        found = [count_slice(part, scans, blocks, cost_bps) for part in slices]
-    order = np.argsort(np.concatenate([part.numbers for part in slices]), kind="stable")
-    n, hits, n_all, hits_all, n_events = (np.concatenate(columns)[order] for columns in zip(*found, strict=True))
-    return n, hits, n_all, hits_all, n_events
+    counts = empty_counts(len(settings), len(blocks.edges) - 1, len(horizons))
+    replayed = [part for part in slices if cost_bps > 0 or _may_bind(part)]
+    if replayed:
+        scans = [scan_columns(of_symbol, replayed, horizons, workers) for of_symbol in columns]
+
+        def replay(part: Slice) -> None:
+            for every, own in zip(counts, count_slice(part, scans, blocks, cost_bps), strict=True):
+                every[part.numbers] = own
+
+        in_threads(workers, replay, replayed)
+    at_once = [part for part in slices if cost_bps == 0 and not _may_bind(part)]
+    if at_once:
+        _count_at_once(at_once, columns, horizons, blocks, workers, counts)
+    return counts
+
+
+def _count_at_once(
+    slices: Sequence[Slice],
+    columns: Sequence[FeatureColumns],
+    horizons: tuple[int, ...],
+    blocks: Blocks,
+    workers: int,
+    counts: Counts,
+) -> None:
+    """Count slices whose cooldown cannot bind; each thread takes parts of the way and fills a table of its own."""
+    swings = sorted({part.swing_L for part in slices})
+    boxes = Boxes.of(slices, swings, len(blocks.edges) - 1, len(horizons))
+    ways = []
+    for one in columns:
+        walk = Walk.over(one, swings, *lowest(slices))
+        outlook = Outlook.of(one.ts_ms, one.px, one.runs, horizons, blocks)
+        ways += [(walk, outlook, part) for part in walk.parts(workers)]
+    left = iter(ways)
+
+    def fill(_: int) -> I8:
+        table = boxes.table()
+        for walk, outlook, part in left:
+            for cands, n_cands in walk.candidates(part):
+                boxes.add(cands, n_cands, outlook, table)
+        return table
+
+    tables = in_threads(workers, fill, range(workers))
+    in_threads(workers, lambda i: boxes.read(i, tables, slices[i].numbers, counts), range(len(slices)))
 
 
 def judge_slice(
@@ -301,7 +324,7 @@ def judge_slice(
     # recorded at different times) must not leave the null without a contestant.
     eligible = np.isfinite(statistic).astype(np.int8)
     panels.null_of_maximum(*laid, *links, shifts, eligible, null, workers)
-    counts = _unpack(table, n_blocks, n_horizons)
+    counts = unpack(table, n_blocks, n_horizons)
     kept = np.concatenate(trials) if trials else None
     return SliceResult(*counts, bin_n, bin_hits, statistic, null, rho, mean, median, kept)
 

@@ -59,3 +59,19 @@ def test_parameters_and_calibration_survive_json() -> None:
     at = np.linspace(0, 100, 33)
     assert np.array_equal(again.prob(at, 10), CalibrationMap(curves).prob(at, 10))
     assert np.array_equal(again.interval(at, 10), CalibrationMap(curves).interval(at, 10))
+
+
+def test_a_rule_reads_the_same_however_its_keys_and_the_overrides_are_ordered() -> None:
+    when, changed = {"session": "day", "source": "FUSION"}, {"swing_L": 8, "z_hi": 1.8, "min_score": 1.0}
+    overrides = (
+        BucketOverride({"session": "day"}, {"cooldown_ms": 1}),
+        BucketOverride({"source": "FUSION"}, {"min_separation": 7}),
+        BucketOverride(when, changed),
+    )
+    turned = tuple(
+        BucketOverride(dict(reversed(o.when.items())), dict(reversed(o.set.items()))) for o in reversed(overrides)
+    )
+    one, other = DetectorParams(overrides=overrides), DetectorParams(overrides=turned)
+    assert one.fingerprint() == other.fingerprint()
+    assert one.rules() == other.rules()
+    assert one.rules()[8].endswith("; session=day,source=FUSION -> swing_L=8,z_hi=1.8,min_score=1.0")

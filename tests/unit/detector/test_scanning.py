@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from v13 import market
-from v13.detector import DetectorParams, FeatureParams, Scan, candidates, compute_features, scan
+from v13.detector import (
+    DetectorParams,
+    FeatureColumns,
+    FeatureParams,
+    Scan,
+    candidates,
+    compute_features,
+    scan,
+    scanning,
+)
 
 FEATURES = FeatureParams(window=40)
 SWINGS = (2, 5, 9)
@@ -23,6 +32,7 @@ def rows_of(n_bars: int, seed: int = 3) -> np.ndarray:
 
 
 ROWS = rows_of(120_000)
+COLUMNS = FeatureColumns.of(ROWS, 1_000)
 
 
 def same(a: Scan, b: Scan) -> bool:
@@ -32,20 +42,34 @@ def same(a: Scan, b: Scan) -> bool:
 
 
 def test_threads_change_nothing() -> None:
-    alone = scan(ROWS, SWINGS, 1_000)
+    alone = scan(COLUMNS, SWINGS)
     assert all(len(alone.candidates[swing]) > 500 for swing in SWINGS)
     for workers in (2, 3, 7):
-        assert same(scan(ROWS, SWINGS, 1_000, workers=workers), alone)
+        assert same(scan(COLUMNS, SWINGS, workers=workers), alone)
+
+
+@pytest.mark.parametrize(("chunk", "block", "look_back"), [(1, 1, 1), (37, 5, 3), (1_000, 64, 16), (200_000, 512, 4)])
+def test_no_cutting_of_the_bars_changes_a_candidate(
+    chunk: int, block: int, look_back: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.concatenate([ROWS[:6_000], ROWS[60_000:66_000]])
+    columns = FeatureColumns.of(rows, 1_000)
+    whole = scan(columns, SWINGS)
+    for name, value in (("CHUNK_BARS", chunk), ("BLOCK_BARS", block), ("LOOK_BACK_BARS", look_back)):
+        monkeypatch.setattr(scanning, name, value)
+    assert len(columns.runs) > 10
+    for workers in (1, 3):
+        assert same(scan(columns, SWINGS, workers=workers), whole)
 
 
 @pytest.mark.parametrize("swing_L", SWINGS)
 def test_swings_found_together_are_those_found_alone(swing_L: int) -> None:
-    together = scan(ROWS, SWINGS, 1_000)
+    together = scan(COLUMNS, SWINGS)
     assert together.events(swing_L).tobytes() == candidates(ROWS, swing_L, 1_000).tobytes()
 
 
 def test_lowest_thresholds_leave_out_what_lies_below_them_and_nothing_else() -> None:
-    every, some = scan(ROWS, SWINGS, 1_000), scan(ROWS, SWINGS, 1_000, z_hi=0.9, z_mid=0.3)
+    every, some = scan(COLUMNS, SWINGS), scan(COLUMNS, SWINGS, z_hi=0.9, z_mid=0.3)
     for swing in SWINGS:
         found = every.candidates[swing]
         reach = (found["u"] >= 0.9) & (found["v"] >= 0.3)
@@ -54,7 +78,7 @@ def test_lowest_thresholds_leave_out_what_lies_below_them_and_nothing_else() -> 
 
 
 def test_chosen_candidates_become_the_same_events() -> None:
-    found = scan(ROWS, SWINGS, 1_000)
+    found = scan(COLUMNS, SWINGS)
     every = found.events(5)
     which = np.array([0, 7, 7, len(every) - 1])
     assert found.events(5, which).tobytes() == every[which].tobytes()
@@ -62,5 +86,5 @@ def test_chosen_candidates_become_the_same_events() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_a_market_too_short_for_a_swing_has_no_candidate(n: int) -> None:
-    found = scan(ROWS[:n], SWINGS, 1_000, workers=3)
+    found = scan(FeatureColumns.of(ROWS[:n], 1_000), SWINGS, workers=3)
     assert [len(found.candidates[swing]) for swing in SWINGS] == [0, 0, 0]

@@ -12,11 +12,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from v13 import market, measures
-from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
+from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock, compute_columns, scanning
+from v13.errors import DataError
 from v13.research.execution import Job, judge_grid
 from v13.research.grid import Blocks, Slice, plan, scan_symbol
 from v13.research.settings import Settings, expand_grid
-from v13.research.slices import SliceResult, count_slice
+from v13.research.slices import SliceResult, count_grid, count_slice
 from v13.research.trials import Outcomes, SymbolPart, bucket_of, evaluate, find_events
 
 CLOCK = SessionClock()
@@ -133,6 +134,28 @@ def test_counting_alone_counts_the_same_with_and_without_a_cooldown_that_binds(n
         assert np.array_equal(n_all, result.n_all)
         assert np.array_equal(hits_all, result.hits_all)
         assert np.array_equal(n_events, result.n_events)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("number", [0, 1, 3])
+@pytest.mark.parametrize("cost_bps", [0.0, 0.2])
+def test_a_whole_grid_counted_as_it_is_found_counts_the_same(
+    number: int, workers: int, cost_bps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "CHUNK_BARS", 300)  # many chunks, and parts for each thread
+    settings = expand_grid(BASE, GRIDS[number])
+    job = job_of(PARTS, 2, cost_bps)
+    columns = [compute_columns(BASE, p.bars, CLOCK) for p in PARTS]
+    assert any(not c.has_all_prices for c in columns)
+    counts = count_grid(settings, columns, HORIZONS, job.blocks, cost_bps, workers)
+    for part, result in judged(settings, PARTS, job):
+        for name, found in zip(("n", "hits", "n_all", "hits_all", "n_events"), counts, strict=True):
+            assert np.array_equal(found[part.numbers], getattr(result, name)), name
+
+
+def test_a_grid_of_several_features_is_not_counted_from_one_set_of_them() -> None:
+    with pytest.raises(DataError, match="one set of features"):
+        count_grid(expand_grid(BASE, GRIDS[2]), [compute_columns(BASE, PARTS[0].bars)], HORIZONS, blocks_of(PARTS))
 
 
 def test_the_statistics_of_a_setting_are_those_of_its_own_events() -> None:
