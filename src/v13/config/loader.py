@@ -1,15 +1,15 @@
 """Reads the settings in layers and knows where each one came from.
 
-`config/system.yaml` < `config/environments/<env>.yaml` < variables `V13__SECTION__KEY` < flags. Mappings merge key by
-key, lists and values replace. A layer is checked together with those below it, and all its problems are told at once.
-It must not know any setting by name; `v13.config.schema` does.
+`config/system.yaml` < `config/environments/<env>.yaml` < a file given besides < variables `V13__SECTION__KEY` < flags.
+Mappings merge key by key, lists and values replace. A layer is checked together with those below it, and all its
+problems are told at once. It must not know any setting by name; `v13.config.schema` does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from v13.config.schema import CHILDREN, LIVE_SECTIONS, Config
 from v13.config.yaml_lines import key_place, plain, read_tree, shown_value, yaml_reason
 from v13.errors import ConfigError
 
-__all__ = ["DEFAULT_ENV", "ENV_VARIABLE", "Loaded", "fingerprint", "load"]
+__all__ = ["DEFAULT_ENV", "ENV_VARIABLE", "Loaded", "find_root", "fingerprint", "load"]
 
 ENV_VARIABLE: Final = "V13_ENV"  # names the environment where no flag does
 DEFAULT_ENV: Final = "development"
@@ -55,7 +55,8 @@ class Loaded:
     ----------
     config : Config
     origin : mapping of dotted key to place
-        `file:line` (relative to the root), `env:NAME`, `flag:key` or `default`; one entry a value.
+        `file:line` (relative to the root, an overlay as it was named), `env:NAME`, `flag:key` or `default`; one entry
+        a value.
     files : tuple of Path
         What was read, lowest layer first.
     """
@@ -80,6 +81,7 @@ def load(
     *,
     environ: Mapping[str, str],
     overrides: Mapping[str, object] | None = None,
+    overlay: Path | None = None,
 ) -> Loaded:
     """Load the settings of a project.
 
@@ -94,6 +96,8 @@ def load(
         after the prefix; values are YAML.
     overrides : mapping of dotted key to value
         Flags, `{"search.folds": 4}`; strings are read as YAML, anything else is taken as it is.
+    overlay : Path or None
+        A further file of settings, anywhere: above the environment's, below variables and flags.
 
     Returns
     -------
@@ -106,16 +110,33 @@ def load(
         contradicts another. All problems of the lowest bad layer are named, each with file, line and key.
     """
     name = env or environ.get(ENV_VARIABLE) or DEFAULT_ENV
-    files = (root / "config" / "system.yaml", _environment_file(root, name))
+    files: tuple[Path, ...] = (root / "config" / "system.yaml", _environment_file(root, name))
+    shown = {path: path.relative_to(root).as_posix() for path in files}
+    if overlay is not None:
+        files = (*files, overlay)
     values: dict[str, tuple[Any, str]] = {}
     _gather(Config().model_dump(), (), "default", _same_place, base := _Layer("defaults"))
     values |= base.values
     config = Config()
-    for layer in (*(_file_layer(root, f) for f in files), _environ_layer(environ), _flag_layer(overrides or {})):
+    for layer in _layers(files, shown, environ, overrides or {}):
         values |= layer.values
         config = _checked(values, layer)
     origin = {key: values[key][1] for key in sorted(values)}
     return Loaded(config, origin, files)
+
+
+def find_root(start_at: Path) -> Path:
+    """Return the nearest folder at or above `start_at` that holds config/system.yaml.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    for folder in (start_at, *start_at.parents):
+        if (folder / "config" / "system.yaml").is_file():
+            return folder
+    raise ConfigError(f"{start_at}: no config/system.yaml here or above; run inside the project or give root")
 
 
 def fingerprint(config: Config) -> str:
@@ -141,8 +162,17 @@ def _environment_file(root: Path, name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def _file_layer(root: Path, path: Path) -> _Layer:
-    shown = path.relative_to(root).as_posix()
+def _layers(
+    files: Iterable[Path], shown: Mapping[Path, str], environ: Mapping[str, str], overrides: Mapping[str, object]
+) -> Iterator[_Layer]:
+    """Yield the layers, lowest first; one is read when those below it are good."""
+    for path in files:
+        yield _file_layer(path, shown.get(path, str(path)))
+    yield _environ_layer(environ)
+    yield _flag_layer(overrides)
+
+
+def _file_layer(path: Path, shown: str) -> _Layer:
     tree = read_tree(path, shown)
     layer = _Layer(shown)
     if tree is not None:  # nothing but comments: an environment that changes nothing

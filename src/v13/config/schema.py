@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_serializer,
@@ -21,7 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from v13.config.deploy_schema import Deploy
 from v13.config.ranges import GRID_NAMES, Problem, axis_problems, range_problem, refuse
+from v13.config.section import Names, Section, as_tuple
 from v13.detector.params import DecisionParams, FeatureParams
 from v13.detector.sessions import SessionClock
 from v13.errors import ConfigError
@@ -32,13 +33,8 @@ MAX_BAR_MS: Final = 31 * 86_400_000  # the longest kline there is: a month
 MAX_SETTINGS: Final = 100_000  # points of a grid; beyond it a grid is a typing error, and no correction survives it
 
 
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
-WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(_tuple)]
-Band = Annotated[tuple[float, float], BeforeValidator(_tuple)]
+WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
+Band = Annotated[tuple[float, float], BeforeValidator(as_tuple)]
 
 DropKeepFail = Literal["drop", "keep", "fail"]
 DropFail = Literal["drop", "fail"]
@@ -65,12 +61,6 @@ def _clock(keys: tuple[str, ...], timezone: str, day_start: str, day_end: str) -
         SessionClock(timezone, day_start, day_end)
     except ConfigError as error:
         refuse([Problem(keys, str(error).partition(": ")[2])])
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict, no unknown keys, no NaN and no infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Quality(Section):
@@ -333,6 +323,9 @@ class Runner(Section):
     signoff: str = Field(default="reports/latest/signoff.json", description="the sign-off the hashes must match")
     require_signoff: bool = Field(default=False, description="start only with what was signed off")
     log: str = Field(default="runs/live/events.sqlite", description="event log")
+    warm_from: str | None = Field(
+        default=None, description="event log of another runner on the same feed, to catch up from; null: none"
+    )
     grace_ms: int = Field(default=250, ge=0, le=60_000, description="wait for a bar's last messages, ms")
     queue_limit: int = Field(default=100_000, ge=100, le=100_000_000, description="messages that may wait")
     checkpoint_bars: int = Field(default=60, ge=1, le=1_000_000, description="bars between two checkpoints of a symbol")
@@ -375,7 +368,7 @@ class Feed(Section):
     timeout_s: float = Field(default=10.0, gt=0, le=300, description="longest wait for an answer, s")
 
 
-LIVE_SECTIONS: Final = ("runner", "exporter", "feed")  # what research does not depend on
+LIVE_SECTIONS: Final = ("runner", "exporter", "feed", "deploy")  # what research does not depend on
 
 
 class Config(Section):
@@ -394,6 +387,7 @@ class Config(Section):
     runner: Runner = Runner()
     exporter: Exporter = Exporter()
     feed: Feed = Feed()
+    deploy: Deploy = Deploy()
 
     @model_validator(mode="after")
     def _grid_has_a_point(self) -> Config:

@@ -49,6 +49,14 @@ class IdWatch:
         self._last = dict(last or {})
         self._doubtful: dict[str, int] = {}
 
+    def know(self, symbol: str, last: int) -> None:
+        """Go on after the id an earlier run has seen last of a symbol; -1: there is none."""
+        self._doubtful.pop(symbol, None)
+        if last >= 0:
+            self._last[symbol] = last
+        else:
+            self._last.pop(symbol, None)
+
     def see(self, symbol: str, trade_id: int) -> tuple[int, int] | None:
         """Note an id; return the hole it reveals.
 

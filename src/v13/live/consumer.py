@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ PARTIAL_S: Final = 30.0  # with a part of the feed away for longer, the rest goe
 ALIVE_S: Final = 5.0  # ... if there is a rest: something came this short ago
 HOLD_S: Final = 5.0  # a bar waits no longer for trades that are being fetched
 RETRY_S: Final = 1.0  # between attempts of a commit the disk refused
+STILL_BARS: Final = 5  # without one of them closed while messages come: something is wrong with time
+ANY_ID: Final = -1  # waited for where the log tells of trades before: the next one shows what was missed
 
 
 class Feed(Protocol):
@@ -48,6 +50,12 @@ class Feed(Protocol):
     def connected(self) -> bool: ...
 
     def fill(self, symbol: str, first: int, last: int) -> bool: ...
+
+
+class _Still(NamedTuple):
+    next_ms: int  # end of the bar that is to be closed next
+    n_late: int  # messages that came too late until then
+    since_ns: int  # by our clock
 
 
 class Consumer:
@@ -87,7 +95,10 @@ class Consumer:
         known = {s: lane.intake.last_trade_id for s, lane in session.lanes.items()}
         self._ids = IdWatch({s: n for s, n in known.items() if n >= 0})
         self._trade_lag_ms: dict[str, int] = {}  # received minus trade time, by symbol
-        self._hold: dict[str, tuple[int, int]] = {}  # symbol -> (last id waited for, until when by our clock, ns)
+        # symbol -> (last id waited for, until when by our clock, ns; 0: not waited for yet)
+        self._hold: dict[str, tuple[int, int]] = {s: (ANY_ID, 0) for s, n in known.items() if n >= 0}
+        self._n_malformed: Counter[Stream] = Counter()
+        self._still: dict[str, _Still] = {}  # by symbol, as last seen by `standing_still`
         self._lags: list[int] = []
         self._durations: list[int] = []
         self._look_ns = 0
@@ -172,7 +183,35 @@ class Consumer:
 
     def follow(self) -> None:
         """Take note that the session follows other symbols now."""
+        for symbol in self._session.lanes.keys() - self._told.keys():
+            last = self._session.lanes[symbol].intake.last_trade_id
+            self._ids.know(symbol, last)
+            if last >= 0:
+                self._hold[symbol] = ANY_ID, 0
         self._told = {symbol: self._told.get(symbol, Counter()) for symbol in self._session.lanes}
+
+    def standing_still(self) -> set[str]:
+        """Return symbols whose messages come while none of their bars is over any more; to be asked now and then.
+
+        That is so for longer than STILL_BARS bars, the grace and a hold. It happens where the exchange's clock is set
+        back: its messages belong to bars that were closed, and until it has come so far again there are no others.
+        """
+        now_ns = self._clock.monotonic_ns()
+        found, last = set(), self._still
+        self._still = {}
+        for symbol, lane in self._session.lanes.items():
+            intake = lane.intake
+            n_late = intake.dropped["trade", "late"] + intake.dropped["quote", "late"]
+            before = last.get(symbol)
+            if before is None or before.next_ms != intake.next_ms or not (intake.n_held or n_late > before.n_late):
+                self._still[symbol] = _Still(intake.next_ms, n_late, now_ns)
+                continue
+            self._still[symbol] = before
+            limit_ms = STILL_BARS * intake.bar_ms + self.grace_ms + 1e3 * HOLD_S
+            if now_ns - before.since_ns > 1e6 * limit_ms:
+                found.add(symbol)
+                self._count_drops(lane, self._told[symbol])
+        return found
 
     def drain(self) -> None:
         """Take all that still waits, before an orderly stop; what a stalled session cannot take is lost."""
@@ -195,6 +234,8 @@ class Consumer:
         hole = self._ids.see(symbol, number)
         if hole is not None and self._feed.fill(symbol, *hole):
             self._hold[symbol] = hole[1], self._clock.monotonic_ns() + int(HOLD_S * 1e9)
+        elif self._hold and self._hold.get(symbol, (0, 0))[0] == ANY_ID:
+            del self._hold[symbol]
         return symbol if at_ms >= lane.intake.next_ms else None
 
     def _take_quote(self, raw: bytes, recv_ms: int) -> str | None:
@@ -227,7 +268,10 @@ class Consumer:
     def _malformed(self, stream: Stream, error: DataError) -> None:
         self._decode_errors.inc()
         self._drops[stream, "malformed"].inc()
-        log.warning("%s", error)
+        self._n_malformed[stream] += 1
+        n = self._n_malformed[stream]
+        if n.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...: a flood of them must not fill the log
+            log.warning("%s (malformed %s %d)", error, stream, n)
 
     def _take_rows(self, symbol: str, rows: Sequence[Trade]) -> None:
         lane = self._session.lanes.get(symbol)
@@ -287,6 +331,8 @@ class Consumer:
         held = self._hold.get(symbol)
         if held is None:
             return False
+        if not held[1]:
+            self._hold[symbol] = held = held[0], self._clock.monotonic_ns() + int(HOLD_S * 1e9)
         if self._clock.monotonic_ns() < held[1]:
             return True
         del self._hold[symbol]

@@ -96,23 +96,32 @@ class Lane:
     def step(self, bars: Records) -> Step:
         """Advance over (n,) BAR, n >= 1, that follow those before."""
         ts = bars["ts_ms"]
-        first = self.rows
+        first, last_ms = self.rows, int(ts[-1])
+        is_one = bars.size == 1
         started = time.perf_counter_ns()
-        found = self._detector.update(bars[0]) if bars.size == 1 else self._detector.run(bars)
+        found = self._detector.update(bars[0]) if is_one else self._detector.run(bars)
         detect_ns = time.perf_counter_ns() - started
-        events = [self._logged(event, first + int(np.searchsorted(ts, event["ts_ms"]))) for event in found]
-        before = np.concatenate(([self.ts_ms or ts[0]], ts[:-1]))
-        gaps = (first + np.flatnonzero(ts - before > self._gap_ms)).tolist()
-        for logged in events:
-            self._expect(event_id(self.symbol, logged.event), logged.row, logged.event)
+        # Fifty symbols end a bar in the same moment: of one bar nothing is asked of an array that a number tells.
+        if is_one:
+            gaps = [first] if last_ms - (self.ts_ms or last_ms) > self._gap_ms else []
+        else:
+            before = np.concatenate(([self.ts_ms or ts[0]], ts[:-1]))
+            gaps = (first + np.flatnonzero(ts - before > self._gap_ms)).tolist()
+        events = []
+        for event in found:
+            logged = self._logged(event, first if is_one else first + int(np.searchsorted(ts, event["ts_ms"])))
+            self._expect(event_id(self.symbol, event), logged.row, event)
+            events.append(logged)
         self.rows += bars.size
-        self.ts_ms = int(ts[-1])
+        self.ts_ms = last_ms
         settled = self._settle(bars, first, gaps) if any(self._due.values()) else []
         if gaps:
             self._gap_row = gaps[-1]
+        suppressed = {}
         counters = self._detector.counters
-        suppressed = {name: n - self._counters[name] for name, n in counters.items() if n != self._counters[name]}
-        self._counters = counters
+        if counters != self._counters:
+            suppressed = {name: n - self._counters[name] for name, n in counters.items() if n != self._counters[name]}
+            self._counters = counters
         return Step(bars, events, settled, suppressed, detect_ns)
 
     def swap(self, active: Active, last_bars: Records) -> None:
@@ -214,15 +223,19 @@ class Lane:
 
     def _settle(self, bars: Records, first: int, gaps: list[int]) -> list[Settled]:
         """Label the events whose horizon these bars reach, or whose way to it a gap has cut."""
-        px = prices(self.active.params.features, bars)
+        px: NDArray[np.float64] | None = None  # none of these bars settles anything, mostly
         settled = []
         for horizon, waiting in self._due.items():
             while waiting:
                 due = waiting[0]
-                cut = next((g for g in (self._gap_row, *gaps) if due.row < g <= due.row + horizon), None)
+                cut = None
+                if gaps or self._gap_row > due.row:
+                    cut = next((g for g in (self._gap_row, *gaps) if due.row < g <= due.row + horizon), None)
                 at = due.row + horizon if cut is None else max(cut, first)
                 if at >= self.rows:
                     break
+                if px is None:
+                    px = prices(self.active.params.features, bars)
                 waiting.popleft()
                 ts_ms = int(bars["ts_ms"][at - first])
                 ret = None if cut is not None else _log_return(due.px, float(px[at - first]))

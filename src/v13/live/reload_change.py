@@ -24,6 +24,7 @@ LIVE_KEYS: Final = (
     "runner.calibration",
     "runner.signoff",
     "runner.require_signoff",
+    "runner.warm_from",
     "runner.grace_ms",
     "runner.queue_limit",
     "runner.stop_s",

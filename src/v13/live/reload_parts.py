@@ -9,10 +9,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from v13.config import Config
 from v13.live.artifacts import Artifacts
 from v13.live.binance import BinanceFeed
+from v13.live.catchup import catch_up, refuse_own_log
 from v13.live.consumer import Consumer
 from v13.live.inbox import Inbox
 from v13.live.reload_change import is_same
@@ -48,6 +50,8 @@ class Parts:
     metrics : Metrics
     live : LiveParts or None
         None while a recording is played.
+    root : Path
+        Relative paths of the settings are below it.
     """
 
     config: Config
@@ -55,6 +59,7 @@ class Parts:
     session: Session
     metrics: Metrics
     live: LiveParts | None
+    root: Path = Path()
 
     def take(self, config: Config, artifacts: Artifacts) -> str:
         """Put a configuration into force from the next bar on that no symbol has seen; tell which and since when.
@@ -63,7 +68,10 @@ class Parts:
         ------
         StoreError
             The event log refused; nothing has changed.
+        ConfigError
+            `runner.warm_from` is the own log; nothing has changed.
         """
+        refuse_own_log(self.root, config)
         session, live, symbols = self.session, self.live, config.runner.symbols
         lanes = None
         if live is not None and symbols != tuple(session.lanes):
@@ -82,6 +90,7 @@ class Parts:
                 log.warning("NOT SIGNED OFF: %s", artifacts.why_not)
         if live is not None and lanes is not None:
             session.follow(lanes)
+            catch_up(self.root, config, session, opened)
             self.metrics.set_symbols(symbols)
             live.consumer.follow()
             live.feed.set_symbols(symbols)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from v13 import store
 from v13.errors import ConfigError
@@ -35,7 +35,7 @@ from v13.live.reload_stage import (
 )
 from v13.store.event_reader import read_events
 
-__all__ = ["prove"]
+__all__ = ["Step", "prove"]
 
 SPEED: Final = 100
 EVENTS: Final = "runs/live/events.sqlite"
@@ -44,7 +44,14 @@ SYSTEM: Final = "config/system.yaml"
 ENVIRONMENT: Final = "config/environments/development.yaml"
 
 
-def prove(config: Path, say: Callable[[str], None]) -> bool:
+class Step(NamedTuple):
+    """What was done, and whether what was seen then is what had to be."""
+
+    what: str
+    is_right: bool
+
+
+def prove(config: Path, say: Callable[[str], None]) -> tuple[Step, ...]:
     """Run the proof; takes about half a minute.
 
     Parameters
@@ -56,8 +63,8 @@ def prove(config: Path, say: Callable[[str], None]) -> bool:
 
     Returns
     -------
-    bool
-        True if every step was seen as it had to be.
+    tuple of Step
+        In order.
     """
     with tempfile.TemporaryDirectory(prefix="v13-hot-reload-") as folder:
         root = Path(folder)
@@ -79,8 +86,8 @@ def prove(config: Path, say: Callable[[str], None]) -> bool:
             with RunnerProcess(root, environ=environ) as runner:
                 proof.runner = runner
                 proof.symbols_come_and_go()
-        say(f"{proof.n_steps} steps, {proof.n_failed} not as expected")
-        return proof.n_failed == 0
+        say(f"{len(proof.steps)} steps, {sum(not step.is_right for step in proof.steps)} not as expected")
+        return tuple(proof.steps)
 
 
 class _Proof:
@@ -88,8 +95,7 @@ class _Proof:
 
     def __init__(self, root: Path, runner: RunnerProcess, say: Callable[[str], None]) -> None:
         self.runner = runner
-        self.n_steps = 0
-        self.n_failed = 0
+        self.steps: list[Step] = []
         self._root = root
         self._say = say
         self._version = 1
@@ -276,9 +282,8 @@ class _Proof:
         self._tell(what, wanted, f"{found} ({time.monotonic() - started:.1f} s)", is_right=is_right)
 
     def _tell(self, what: str, expected: str, seen: str, *, is_right: bool) -> None:
-        self.n_steps += 1
-        self.n_failed += not is_right
-        self._say(f"{self.n_steps:2}. {what}\n    expected  {expected}\n    seen      {seen}")
+        self.steps.append(Step(what, is_right))
+        self._say(f"{len(self.steps):2}. {what}\n    expected  {expected}\n    seen      {seen}")
         self._say(f"    {'as expected' if is_right else 'NOT AS EXPECTED'}")
 
     def _text(self, name: str) -> str:

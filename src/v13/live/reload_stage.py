@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 WAIT_S: Final = 60.0  # only a broken runner is waited for so long
+START_S: Final = 300.0  # a start imports and compiles: on a crowded machine that takes minutes
 LOOK_S: Final = 0.05
+# Only the proof asks its runner, on loopback: the project's certificate and password are not carried to the stage.
+PLAIN: Final = {f"V13__EXPORTER__{name}": "null" for name in ("TLS_CERT", "TLS_KEY", "USER", "PASSWORD_FILE")}
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 N_BARS: Final = 30_000  # five minutes at 100 bars a second
 PARAMETERS: Final = "runs/real_test/best_global.yaml"
@@ -81,7 +84,7 @@ def calibration(prob: float) -> dict[str, Any]:
 
 
 class RunnerProcess:
-    """`v13 run` in a root, on a recording, with the port the system chose.
+    """`v13 run` in a root, on a recording, with the port the system chose and an exporter without TLS and password.
 
     Attributes
     ----------
@@ -93,13 +96,19 @@ class RunnerProcess:
         self.root = root
         self.log = root / "runner.log"
         own = {name: value for name, value in os.environ.items() if not name.startswith("V13_")}
+        own |= PLAIN | dict(environ or {})
         command = [sys.executable, "-m", "v13.cli", "run", "--root", str(root), "--port", "0", *arguments]
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=root, env=own | dict(environ or {})
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                cwd=root,
+                env=own,
             )
-        until(lambda: "metrics: " in self.said() or self.process.poll() is not None)
+        until(lambda: "metrics: " in self.said() or self.process.poll() is not None, START_S)
         if "metrics: " not in self.said():
             raise FeedError(f"the runner did not start:\n{self.said()}")
         self.url = "http://" + self.said().partition("metrics: ")[2].splitlines()[0]

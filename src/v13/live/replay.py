@@ -60,6 +60,8 @@ async def play(
     DataError
         A file changed since it was opened.
     """
+    if session.is_stalled:  # what was caught up at the start is not in the log yet
+        await _advance(session, {}, clock)
     players = []
     for symbol, playback in playbacks.items():
         start = session.lanes[symbol].ts_ms

@@ -22,6 +22,7 @@ from v13.errors import ConfigError, V13Error
 from v13.live.artifacts import Artifacts, read_artifacts
 from v13.live.backfill import AggTradeRest
 from v13.live.binance import ENDPOINTS, BinanceFeed, FeedSettings
+from v13.live.catchup import catch_up, refuse_own_log
 from v13.live.clock import SystemClock
 from v13.live.consumer import Consumer
 from v13.live.inbox import Inbox
@@ -29,7 +30,7 @@ from v13.live.notify import Notifier
 from v13.live.reload import ExtraFile, Reloader
 from v13.live.reload_parts import LiveParts, Parts
 from v13.live.replay import play
-from v13.live.session import Session, keep_bars
+from v13.live.session import KEPT_TIMES, Session, keep_bars
 from v13.market import QualityPolicy, ReadPolicy
 from v13.market.intake import Intake, preload
 from v13.market.playback import Playback, open_playback
@@ -41,7 +42,6 @@ __all__ = ["Replay", "run"]
 
 log = logging.getLogger(__name__)
 
-KEPT_TIMES: Final = 2  # a reload to parameters with a longer memory finds its bars in the log
 SLO_TABLE: Final = Path("config", "slo.yaml")
 WATCH_S: Final = 0.25  # between looks at warmth and staleness
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -108,6 +108,7 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
         events = stack.enter_context(
             EventLog(root / settings.log, keep_bars=KEPT_TIMES * keep_bars(artifacts.params), now_ms=clock.wall_ms)
         )
+        refuse_own_log(root, config)
         session = Session(
             _intakes(symbols, config, artifacts, playbacks),
             artifacts.params,
@@ -122,8 +123,9 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
         )
         for note in session.notes:
             log.warning("%s", note)
+        catch_up(root, config, session, symbols)
         _tell_artifacts(metrics, artifacts, clock, say)
-        parts = Parts(config, artifacts, session, metrics, None)
+        parts = Parts(config, artifacts, session, metrics, None, root)
 
         def signoff_age_s() -> float:
             made_ms = parts.artifacts.signed_ms
@@ -228,12 +230,17 @@ async def _watch(parts: Parts, state: _State, clock: SystemClock, notifier: Noti
             why.append("the feed is not connected")
         if stale:
             why.append(f"nothing heard for {stale_s:g} s of {', '.join(sorted(stale))}")
+        still = set() if parts.live is None else parts.live.consumer.standing_still()
+        if still:
+            why.append(
+                f"messages come and no bar is over any more (exchange clock set back?): {', '.join(sorted(still))}"
+            )
         cold = [s for s, lane in session.lanes.items() if not lane.is_warm]
         if cold:
             why.append(f"warming up: {', '.join(sorted(cold))}")
         state.health = Health(healthy=True, ready=not why, reason="; ".join(why))
         ready.set(float(not why))
-        active.set(float(len(session.lanes.keys() - stale - set(cold))))
+        active.set(float(len(session.lanes.keys() - stale - still - set(cold))))
         if notifier.watchdog_s is not None and clock.monotonic_ns() >= fed_ns:
             notifier.alive("ready" if not why else "; ".join(why))
             fed_ns = clock.monotonic_ns() + int(notifier.watchdog_s / 3 * 1e9)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 from zlib import crc32
 
 import numpy as np
@@ -26,7 +26,9 @@ from v13.store.event_log import EventLog
 from v13.store.event_schema import ActiveConfig, Batch, Checkpoint, Pending, SymbolState, event_id
 from v13.telemetry import Metrics
 
-__all__ = ["Session", "keep_bars"]
+__all__ = ["KEPT_TIMES", "Session", "keep_bars"]
+
+KEPT_TIMES: Final = 2  # what a detector remembers, in the log: a reload to a longer memory finds most of its bars there
 
 Records = NDArray[Any]
 
@@ -94,6 +96,8 @@ class Session:
         self._checkpoint_bars = checkpoint_bars
         self._waiting: dict[str, Records] = {}  # taken, not looked at yet
         self._received_ns: int | None = None
+        self._early: dict[str, Checkpoint] = {}  # taken after a commit, to be entered with the next
+        self._is_timed = True  # how long it takes says something of a live feed
         self._unsaved: tuple[Batch, list[Step]] | None = None  # what they led to, not in the log yet
         self._sessions = sessions
         self._count = SessionMetrics(metrics, self._horizons)
@@ -126,7 +130,7 @@ class Session:
         """Whether every symbol's detector can speak."""
         return all(lane.is_warm for lane in self.lanes.values())
 
-    def advance(self, closed: Mapping[str, Records], received_ns: int | None = None) -> None:
+    def advance(self, closed: Mapping[str, Records], received_ns: int | None = None, *, is_timed: bool = True) -> None:
         """Take closed bars, commit what they lead to, then count it.
 
         Parameters
@@ -135,6 +139,8 @@ class Session:
             Bars that follow those taken before.
         received_ns : int or None
             When the message that closed them was received, by the clock; None: nobody can say.
+        is_timed : bool
+            False: bars of long ago, and nothing of them enters a latency histogram.
 
         Raises
         ------
@@ -143,7 +149,7 @@ class Session:
         """
         self._refuse_if_stalled()
         self._waiting = {s: bars for s, bars in closed.items() if bars.size}
-        self._received_ns = received_ns
+        self._received_ns, self._is_timed = received_ns, is_timed
         self._go_on()
 
     def retry(self) -> None:
@@ -172,6 +178,7 @@ class Session:
         since = max([self.active.since_ms, *(lane.ts_ms for lane in self.lanes.values())])  # symbols may have left
         logged = ActiveConfig(self.active.version + 1, since, _hash(text), text)
         self._log.commit(Batch(configs=[logged]))
+        self._log.keep_at_least(KEPT_TIMES * keep_bars(params))
         self._history.append(_active(logged))
         self._show_active()
         return self.active
@@ -219,13 +226,15 @@ class Session:
             The session is stalled: bars of a lane that leaves may not be in the log yet.
         """
         self._refuse_if_stalled()
+        self._early = {s: c for s, c in self._early.items() if lanes.get(s) is self.lanes.get(s)}
         self.lanes = dict(lanes)
 
     def checkpoint(self) -> None:
         """Enter a checkpoint of every symbol, so that the next start has nothing to compute again."""
-        lanes = [lane for lane in self.lanes.values() if lane.rows > lane.checkpoint_rows]
+        lanes = [s for s, lane in self.lanes.items() if lane.rows > lane.checkpoint_rows or s in self._early]
         if lanes and not self.is_stalled:
-            self._log.commit(Batch(checkpoints={lane.symbol: lane.checkpoint() for lane in lanes}))
+            self._log.commit(Batch(checkpoints={symbol: self.lanes[symbol].checkpoint() for symbol in lanes}))
+            self._early.clear()
 
     def _go_on(self) -> None:
         try:
@@ -233,32 +242,58 @@ class Session:
                 self._unsaved = self._found(self._waiting)
                 self._waiting = {}
             if self._unsaved is not None:
-                self._save(*self._unsaved)
+                batch, steps = self._unsaved
+                self._save(batch, steps)
+                self._look_ahead(batch.states)
         except StoreError:
             self._count.store_failed()
             raise
 
     def _found(self, closed: Mapping[str, Records]) -> tuple[Batch, list[Step]]:
         """Take the lanes over these bars; return what they lead to, as one transaction."""
-        before = {s: self._bars_before(self.lanes[s], int(bars["ts_ms"][-1])) for s, bars in closed.items()}
+        # The log is asked first, for all of them: where it refuses, no lane has moved.
+        before = {s: self._bars_before(self.lanes[s], int(b["ts_ms"][-1])) for s, b in closed.items() if self._lags(s)}
         batch, steps = Batch(bars=dict(closed)), []
         for symbol, bars in closed.items():
-            lane, at = self.lanes[symbol], 0
-            while at < bars.size:
-                active = self._in_force(int(bars["ts_ms"][at]))
-                if active.version != lane.active.version:
-                    lane.swap(active, np.concatenate([before[symbol], bars[:at]])[-keep_bars(active.params) :])
-                later = [c.since_ms for c in self._history if c.version > active.version]
-                end = int(np.searchsorted(bars["ts_ms"], min(later), side="right")) if later else bars.size
-                steps.append(lane.step(bars[at:end]))
-                at = end
+            lane = self.lanes[symbol]
+            if symbol in before:
+                steps += self._steps_of(lane, bars, before[symbol])
+            else:
+                steps.append(lane.step(bars))
             batch.states[symbol] = lane.state()
-            if lane.checkpoint_due or self._is_checkpoint_due(lane):
+            early = self._early.pop(symbol, None)
+            if lane.checkpoint_due or (bars.size > 1 and self._is_checkpoint_due(lane)):
                 batch.checkpoints[symbol] = lane.checkpoint()
+            elif early is not None:
+                batch.checkpoints[symbol] = early
         for step in steps:
             batch.events += step.events
             batch.outcomes += [s.outcome for s in step.settled]
         return batch, steps
+
+    def _lags(self, symbol: str) -> bool:
+        """Whether a symbol's lane is judged by another configuration than the active one, or will be for some bars."""
+        return self.lanes[symbol].active is not self._history[-1]
+
+    def _steps_of(self, lane: Lane, bars: Records, before: Records) -> list[Step]:
+        """Take a lane over bars between which the configuration may change; `before` is the log's part before them."""
+        steps, at = [], 0
+        while at < bars.size:
+            active = self._in_force(int(bars["ts_ms"][at]))
+            if active.version != lane.active.version:
+                lane.swap(active, np.concatenate([before, bars[:at]])[-keep_bars(active.params) :])
+            later = [c.since_ms for c in self._history if c.version > active.version]
+            end = int(np.searchsorted(bars["ts_ms"], min(later), side="right")) if later else bars.size
+            steps.append(lane.step(bars[at:end]))
+            at = end
+        return steps
+
+    def _look_ahead(self, symbols: Iterable[str]) -> None:
+        """Take the checkpoints that are due now that nobody waits; the next commit of their symbols enters them."""
+        for symbol in symbols:
+            lane = self.lanes.get(symbol)
+            if lane is not None and self._is_checkpoint_due(lane):
+                self._early[symbol] = lane.checkpoint()
 
     def _is_checkpoint_due(self, lane: Lane) -> bool:
         """Tell whether `checkpoint_bars` have passed; a symbol's phase keeps all from being due at the same bar."""
@@ -283,10 +318,12 @@ class Session:
         events = set(committed.new_events)
         outcomes = {(o.event_id, o.horizon_bars) for o in committed.new_outcomes}
         with self._metrics.together():
-            self._count.committed((done - started) / 1e9, self._clock.wall_ms() / 1e3)
+            took_s = (done - started) / 1e9 if self._is_timed else None
+            self._count.committed(took_s, self._clock.wall_ms() / 1e3)
             for step in steps:
                 new = [e for e in step.events if event_id(e.symbol, e.event) in events]
-                self._count.step(step, new, [s for s in step.settled if s.outcome[:2] in outcomes])
+                settled = [s for s in step.settled if s.outcome[:2] in outcomes]
+                self._count.step(step, new, settled, is_timed=self._is_timed)
                 if new and self._received_ns is not None:
                     self._count.pipeline((done - self._received_ns) / 1e9, len(new))
 

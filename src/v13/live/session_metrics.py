@@ -71,13 +71,16 @@ class SessionMetrics:
         self._store_ok.set(0)
         self._store_errors.inc()
 
-    def committed(self, seconds: float, unix_s: float) -> None:
-        """Count a commit: how long it took, and when it was done (Unix seconds)."""
+    def committed(self, seconds: float | None, unix_s: float) -> None:
+        """Count a commit: how long it took (None: not to be entered), and when it was done (Unix seconds)."""
         self._store_ok.set(1)
-        self._commit.observe(seconds)
+        if seconds is not None:
+            self._commit.observe(seconds)
         self._commit_time.set(unix_s)
 
-    def step(self, step: Step, new: Sequence[LoggedEvent], settled: Sequence[Settled]) -> None:
+    def step(
+        self, step: Step, new: Sequence[LoggedEvent], settled: Sequence[Settled], *, is_timed: bool = True
+    ) -> None:
         """Count bars, and those events and outcomes of theirs that are new in the log."""
         self._bars.inc(step.bars.size)
         for name, n in step.suppressed.items():
@@ -94,7 +97,7 @@ class SessionMetrics:
             self._gap[source].observe(float(event["gap_bars"]))
         for outcome, source, side in settled:
             self._settle(outcome.horizon_bars, source, outcome.ret, outcome.hit, side)
-        if step.bars.size == 1:  # a chunk is not the time of one bar
+        if is_timed and step.bars.size == 1:  # a chunk is not the time of one bar
             spoke = next((e.event["source"] for e in step.events if e.event["side"]), None)
             self._detect["none" if spoke is None else CHANNELS[spoke]].observe(step.detect_ns / 1e9)
 

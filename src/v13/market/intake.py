@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from v13.detector.dtypes import BAR
+from v13.market.bar_kernel import LAST_ID, N_DUE, N_IDS
 from v13.market.bars import BarBuilder
 
 __all__ = ["QUOTE", "TRADE", "Intake", "preload"]
@@ -34,8 +36,10 @@ QUOTE: Final = np.dtype(
 )
 _PACK_TRADE: Final = struct.Struct("=qqddb").pack  # a record of TRADE, at half the cost of a tuple made one later
 _PACK_QUOTE: Final = struct.Struct("=qqdddd").pack  # of QUOTE
+_PACK_FACTS: Final = struct.Struct("=3q").pack
 NO_ID: Final = -1  # of a source that has none: its messages are never taken for the same
 REMEMBERED: Final = 8_192  # ids of a stream that are known again when an old one comes
+MOST_PACKED: Final = 4_096  # messages; more than that come from recordings, in blocks
 
 Columns = tuple[NDArray[Any], ...]
 Records = NDArray[Any]
@@ -68,8 +72,10 @@ class Intake:
         self._builder = BarBuilder(bar_ms, max_gap_ms, has_trades=has_trades, has_quotes=has_quotes)
         self.bar_ms = bar_ms
         self.dropped: Counter[tuple[str, str]] = Counter()
-        self._trades = _Stream(TRADE)
-        self._quotes = _Stream(QUOTE)
+        self._marks = np.array([[NO_ID, 0, 0], [NO_ID, 0, 0]], np.int64)
+        self._trades = _Stream(TRADE, self._marks[0])
+        self._quotes = _Stream(QUOTE, self._marks[1])
+        self._ids = self._trades.ids, self._quotes.ids
         self._own = [s for s, exists in ((self._trades, has_trades), (self._quotes, has_quotes)) if exists]
         self._closed_ms = 0
         self.next_ms = bar_ms
@@ -94,18 +100,24 @@ class Intake:
         return self._trades.n_held + self._quotes.n_held
 
     def add_trade(self, ts_ms: int, trade_id: int, px: float, qty: float, sign: int) -> None:
-        """Hold one trade; the fields of TRADE."""
+        """Hold one trade; the fields of TRADE. What is late already is counted and forgotten."""
         stream = self._trades
-        stream.packed += _PACK_TRADE(ts_ms, trade_id, px, qty, sign)
         if ts_ms > stream.seen_ms:
             stream.seen_ms = ts_ms
+        if ts_ms < self._closed_ms:
+            self.dropped["trade", "late"] += 1
+            return
+        stream.packed += _PACK_TRADE(ts_ms, trade_id, px, qty, sign)
 
     def add_quote(self, ts_ms: int, update_id: int, bid: float, bid_qty: float, ask: float, ask_qty: float) -> None:
-        """Hold one best quote; the fields of QUOTE."""
+        """Hold one best quote; the fields of QUOTE. What is late already is counted and forgotten."""
         stream = self._quotes
-        stream.packed += _PACK_QUOTE(ts_ms, update_id, bid, bid_qty, ask, ask_qty)
         if ts_ms > stream.seen_ms:
             stream.seen_ms = ts_ms
+        if ts_ms < self._closed_ms:
+            self.dropped["quote", "late"] += 1
+            return
+        stream.packed += _PACK_QUOTE(ts_ms, update_id, bid, bid_qty, ask, ask_qty)
 
     def add_trades(self, *columns: NDArray[Any]) -> None:
         """Hold many trades: (n,) arrays, one a field of TRADE."""
@@ -119,7 +131,44 @@ class Intake:
         """Hand on every bar that ends by `ts_ms` (epoch ms): (n,) BAR; later messages stay."""
         until = ts_ms - ts_ms % self.bar_ms
         if until <= self._closed_ms:
-            return self._builder.close_until(self._closed_ms)[:0]
+            return np.empty(0, BAR)
+        if not (self._trades.blocks or self._quotes.blocks):
+            bars = self._builder.close_in_order(
+                self._trades.messages(), self._quotes.messages(), self._marks, self._ids, self._closed_ms, until
+            )
+            if bars is not None:
+                self._trades.forget_due()
+                self._quotes.forget_due()
+                self._reach(until)
+                return bars
+        return self._put_right(until)
+
+    def finish(self) -> Records:
+        """Hand on the rest: what a clock long past the last message would give, less the empty bars behind it."""
+        newest = self.newest_ms
+        if newest < self._closed_ms:
+            return self.close_until(self._closed_ms)
+        return self.close_until(newest - newest % self.bar_ms + self.bar_ms)
+
+    def snapshot(self) -> bytes:
+        """Return what is needed to go on after the last bar handed on; messages held are not part of it."""
+        return _PACK_FACTS(self._closed_ms, self._trades.last_id, self._quotes.last_id) + self._builder.snapshot()
+
+    def restore(self, data: bytes) -> None:
+        """Take up a `snapshot`; messages of bars handed on before it are late from now on.
+
+        Raises
+        ------
+        DataError
+            The bytes are not a snapshot of an intake made with the same arguments. The state is untouched then.
+        """
+        self._builder.restore(data[24:])
+        closed, *last_ids = np.frombuffer(data, np.int64, 3).tolist()
+        self._marks[:, LAST_ID] = last_ids
+        self._reach(closed)
+
+    def _put_right(self, until: int) -> Records:
+        """Close bars whose messages are in any order, late, twice or bad, or came as blocks."""
         trades = self._trades.take(until, self._closed_ms, self.dropped, "trade")
         if trades is not None:
             ts, _, px, qty, sign = trades
@@ -133,30 +182,6 @@ class Intake:
             self._push(self._builder.push_quotes, (ts, bid, bid_qty, ask, ask_qty), good, "quote")
         self._reach(until)
         return self._builder.close_until(until)
-
-    def finish(self) -> Records:
-        """Hand on the rest: what a clock long past the last message would give, less the empty bars behind it."""
-        newest = self.newest_ms
-        if newest < self._closed_ms:
-            return self.close_until(self._closed_ms)
-        return self.close_until(newest - newest % self.bar_ms + self.bar_ms)
-
-    def snapshot(self) -> bytes:
-        """Return what is needed to go on after the last bar handed on; messages held are not part of it."""
-        facts = np.array([self._closed_ms, self._trades.last_id, self._quotes.last_id], np.int64)
-        return facts.tobytes() + self._builder.snapshot()
-
-    def restore(self, data: bytes) -> None:
-        """Take up a `snapshot`; messages of bars handed on before it are late from now on.
-
-        Raises
-        ------
-        DataError
-            The bytes are not a snapshot of an intake made with the same arguments. The state is untouched then.
-        """
-        self._builder.restore(data[24:])
-        closed, self._trades.last_id, self._quotes.last_id = np.frombuffer(data, np.int64, 3).tolist()
-        self._reach(closed)
 
     def _reach(self, closed_ms: int) -> None:
         self._closed_ms = closed_ms
@@ -172,42 +197,55 @@ class Intake:
 def preload() -> None:
     """Load the compiled recursions, so that the first live bar does not wait 0.1 s for them."""
     intake = Intake(1_000)
-    intake.add_trade(0, 0, 1.0, 1.0, 1)
-    intake.add_quote(0, 0, 1.0, 1.0, 1.0, 1.0)
-    intake.finish()
+    for i in range(2):  # the first bar of all goes another way than those after it
+        intake.add_trade(1_000 * i, i, 1.0, 1.0, 1)
+        intake.add_quote(1_000 * i, i, 1.0, 1.0, 1.0, 1.0)
+        intake.close_until(1_000 * (i + 1))
 
 
 class _Stream:
     """Messages of one kind that wait for the end of their bar."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self, dtype: np.dtype[Any], marks: NDArray[np.int64]) -> None:
         self.packed = bytearray()  # single messages, records of dtype
         self.seen_ms = -1
-        self.last_id = NO_ID
+        self.blocks: list[Columns] = []
+        self.ids = np.empty(2 * REMEMBERED, np.int64)  # those handed on, the last at marks[N_IDS] - 1
         self._dtype = dtype
-        self._blocks: list[Columns] = []
-        self._ids = np.empty(2 * REMEMBERED, np.int64)  # those handed on, the last at _n_ids - 1
-        self._n_ids = 0
+        self._none = np.empty(0, dtype)
+        self._marks = marks  # as v13.market.bar_kernel has them
+
+    @property
+    def last_id(self) -> int:
+        return int(self._marks[LAST_ID])
 
     @property
     def n_held(self) -> int:
-        return len(self.packed) // self._dtype.itemsize + sum(block[0].size for block in self._blocks)
+        return len(self.packed) // self._dtype.itemsize + sum(block[0].size for block in self.blocks)
+
+    def messages(self) -> Records:
+        """Return the single messages as they came; while the result lives, none can be added."""
+        return np.frombuffer(self.packed, self._dtype) if self.packed else self._none
+
+    def forget_due(self) -> None:
+        """Forget the single messages that were handed on, the first ones."""
+        del self.packed[: int(self._marks[N_DUE]) * self._dtype.itemsize]
 
     def add(self, columns: Sequence[NDArray[Any]]) -> None:
         if columns[0].size:
             self._gather()
-            self._blocks.append(tuple(columns))
+            self.blocks.append(tuple(columns))
             self.seen_ms = max(self.seen_ms, int(columns[0].max()))
 
     def take(self, until: int, closed: int, dropped: Counter[tuple[str, str]], stream: str) -> Columns | None:
         """Take out what comes before `until`, in order of time and once; what lies before `closed` is late."""
         self._gather()
-        if not self._blocks:
+        if not self.blocks:
             return None
-        if len(self._blocks) > 1:
-            columns = tuple(np.concatenate(parts) for parts in zip(*self._blocks, strict=True))
+        if len(self.blocks) > 1:
+            columns = tuple(np.concatenate(parts) for parts in zip(*self.blocks, strict=True))
         else:
-            columns = self._blocks[0]
+            columns = self.blocks[0]
         ts = columns[0]
         if (ts[1:] < ts[:-1]).any():
             order = np.argsort(ts, kind="stable")
@@ -215,7 +253,9 @@ class _Stream:
             ts = columns[0]
         n_late = int(ts.searchsorted(closed)) if ts[0] < closed else 0
         n_due = int(ts.searchsorted(until)) if ts[-1] >= until else ts.size
-        self._blocks = [tuple(column[n_due:] for column in columns)] if n_due < ts.size else []
+        self.blocks = []
+        if n_due < ts.size:
+            self._keep(tuple(column[n_due:] for column in columns))
         if n_late:
             dropped[stream, "late"] += n_late
         if n_late == n_due:
@@ -223,11 +263,21 @@ class _Stream:
         due = columns if n_due - n_late == ts.size else tuple(column[n_late:n_due] for column in columns)
         return self._once(due, dropped, stream)
 
+    def _keep(self, later: Columns) -> None:
+        """Hold what is not due yet, packed again where it is little, or every later bar would come the long way too."""
+        if later[0].size > MOST_PACKED:
+            self.blocks.append(later)
+            return
+        rows = np.empty(later[0].size, self._dtype)
+        for name, column in zip(self._dtype.names or (), later, strict=True):
+            rows[name] = column
+        self.packed = bytearray(rows.tobytes())
+
     def _gather(self) -> None:
         """Make a block of the single messages, behind the blocks there are."""
         if self.packed:
             rows = np.frombuffer(self.packed, self._dtype)
-            self._blocks.append(tuple(rows[name].copy() for name in self._dtype.names or ()))
+            self.blocks.append(tuple(rows[name].copy() for name in self._dtype.names or ()))
             self.packed = bytearray()
 
     def _once(self, due: Columns, dropped: Counter[tuple[str, str]], stream: str) -> Columns:
@@ -237,7 +287,8 @@ class _Stream:
             fresh = np.zeros(ids.size, bool)
             fresh[np.unique(ids, return_index=True)[1]] = True
             old = ids <= self.last_id  # most ids come in order, and then nothing has to be looked up
-            fresh[old] &= ~np.isin(ids[old], self._ids[max(self._n_ids - REMEMBERED, 0) : self._n_ids])
+            n_ids = int(self._marks[N_IDS])
+            fresh[old] &= ~np.isin(ids[old], self.ids[max(n_ids - REMEMBERED, 0) : n_ids])
             fresh |= ids == NO_ID
             n_double = ids.size - int(np.count_nonzero(fresh))
             if n_double:
@@ -246,13 +297,13 @@ class _Stream:
                 ids = due[1]
         if ids.size:
             self._remember(ids[-REMEMBERED:])
-            self.last_id = max(self.last_id, int(ids.max()))
+            self._marks[LAST_ID] = max(self.last_id, int(ids.max()))
         return due
 
     def _remember(self, ids: NDArray[np.int64]) -> None:
-        n = self._n_ids
-        if n + ids.size > self._ids.size:
-            self._ids[:REMEMBERED] = self._ids[n - REMEMBERED : n]
+        n = int(self._marks[N_IDS])
+        if n + ids.size > self.ids.size:
+            self.ids[:REMEMBERED] = self.ids[n - REMEMBERED : n]
             n = REMEMBERED
-        self._n_ids = n + ids.size
-        self._ids[n : self._n_ids] = ids
+        self._marks[N_IDS] = n + ids.size
+        self.ids[n : n + ids.size] = ids

@@ -30,6 +30,14 @@ class KeptBars:
         if not (is_later and all(a < b for a, b in pairwise(times))):
             own[:] = sorted(set(own))
 
+    def add_one(self, symbol: str, ts_ms: int) -> None:
+        """Take note of one bar, as `add` does; most follow those there are."""
+        own = self._times.get(symbol)
+        if own and ts_ms > own[-1]:
+            own.append(ts_ms)
+        else:
+            self.add(symbol, [ts_ms])
+
     def take_surplus(self, symbol: str, ts_ms: int, keep: int) -> list[int]:
         """Forget all but the last `keep` bars up to and with `ts_ms`, and those after it; return the forgotten."""
         own = self._times.get(symbol, [])

@@ -98,6 +98,11 @@ def _bar_rows(by_symbol: Mapping[str, NDArray[np.void]], kept: KeptBars) -> Iter
         if (bars.dtype is not BAR and bars.dtype != BAR) or bars.ndim != 1:
             raise StoreError(f"bars of {symbol}: expected a one-dimensional BAR array, found {bars.dtype}")
         data = memoryview((bars if _IS_NATIVE else bars.astype(STORED_BAR)).tobytes())
+        if bars.size == 1:
+            ts_ms = int(bars["ts_ms"][0])
+            kept.add_one(symbol, ts_ms)
+            yield ts_ms, symbol, data
+            continue
         times = bars["ts_ms"].tolist()
         kept.add(symbol, times)
         for i, ts_ms in enumerate(times):
@@ -105,7 +110,7 @@ def _bar_rows(by_symbol: Mapping[str, NDArray[np.void]], kept: KeptBars) -> Iter
 
 
 def _enter_event(db: sqlite3.Connection, logged: LoggedEvent, now_ms: int, new: list[str]) -> None:
-    if logged.event.dtype != EVENT:
+    if logged.event.dtype is not EVENT and logged.event.dtype != EVENT:
         raise StoreError(f"event of {logged.symbol}: expected an EVENT record, found {logged.event.dtype}")
     name = event_id(logged.symbol, logged.event)
     fields = tuple(logged.event.item())

@@ -166,6 +166,13 @@ class EventLog:
         self._untold = Committed([], [])
         return told
 
+    def keep_at_least(self, n_bars: int) -> None:
+        """Keep no fewer than so many bars of a symbol up to and with its checkpoint from now on; never fewer than now.
+
+        For detectors with a longer memory than those the log was opened for. What was removed before stays away.
+        """
+        self._keep_bars = max(self._keep_bars, n_bars)
+
     def states(self) -> dict[str, SymbolState]:
         """Return where each symbol stands."""
         with self._connected() as db:

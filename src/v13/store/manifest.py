@@ -19,10 +19,10 @@ import v13
 from v13.errors import StoreError
 from v13.store.files import sha256_file
 
-__all__ = ["build", "verify"]
+__all__ = ["build", "verify", "versions"]
 
 MANIFEST_VERSION: Final = 1
-PACKAGES: Final = ("numpy", "scipy", "numba", "polars", "pandas", "scikit-learn", "papermill")
+PACKAGES: Final = ("numpy", "scipy", "numba", "polars", "pandas", "pyarrow", "matplotlib", "scikit-learn", "papermill")
 COMMAND_TIMEOUT_S: Final = 30
 
 
@@ -66,7 +66,7 @@ def build(
         "parameters": dict(parameters),
         "inputs": {name: _file(path) for name, path in inputs.items()},
         "outputs": {name: _file(path) for name, path in outputs.items()},
-        "versions": _versions(),
+        "versions": versions(),
         "git": _git(Path(v13.__file__).resolve().parent),
         "host": _host(),
     }
@@ -117,19 +117,20 @@ def verify(manifest: Mapping[str, Any], root: Path) -> list[str]:
     return mismatches
 
 
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, v13 and the packages that results depend on; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "v13": v13.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
 def _file(path: Path) -> dict[str, Any]:
     digest = sha256_file(path)
     return {"sha256": digest, "n_bytes": path.stat().st_size}
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version(), "v13": v13.__version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
 
 
 def _git(package: Path) -> dict[str, Any] | None:

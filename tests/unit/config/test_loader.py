@@ -233,3 +233,53 @@ def test_any_value_is_taken_or_is_a_config_error(tmp_path_factory: pytest.TempPa
     for key in ("search.grid.swing_L", "search.horizons_bars", "detector.z_hi", "sessions.day_start", "run"):
         error = outcome(root, **{key: value})
         assert error is None or f"flag:{key}" in error
+
+
+def test_a_file_given_besides_is_above_the_environment_and_below_variables_and_flags(tmp_path: Path) -> None:
+    root = project(
+        tmp_path / "root", "run: {seed: 1}\n", testing="search:\n  folds: 2\n  min_events: 2\n  cost_bps: 2\n"
+    )
+    overlay = tmp_path / "elsewhere" / "mine.yaml"
+    overlay.parent.mkdir()
+    overlay.write_text("# mine\nsearch:\n  folds: 3\n  min_events: 3\n  cost_bps: 3\nrunner:\n  symbols: [A, B]\n")
+    loaded = load(
+        root,
+        "testing",
+        environ={"V13__SEARCH__MIN_EVENTS": "4", "V13__SEARCH__COST_BPS": "4"},
+        overrides={"search.cost_bps": 5},
+        overlay=overlay,
+    )
+    search = loaded.config.search
+    assert (search.folds, search.min_events, search.cost_bps, loaded.config.run.seed) == (3, 4, 5.0, 1)
+    assert loaded.config.runner.symbols == ("A", "B")
+    assert loaded.origin["search.folds"] == f"{overlay}:3"
+    assert loaded.origin["runner.symbols"] == f"{overlay}:7"
+    assert loaded.origin["search.min_events"] == "env:V13__SEARCH__MIN_EVENTS"
+    assert loaded.files == (root / "config/system.yaml", root / "config/environments/testing.yaml", overlay)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "{}: missing; expected it in "),
+        ("search: {folds: [}", "{}:1: not valid YAML"),
+        ("# one\nsearch:\n  fold: 3\n", "{}:3: search.fold: unknown key; did you mean folds?"),
+        ("search:\n  folds: many\n", "{}:2: search.folds: expected a whole number, found 'many'"),
+        ("- 1\n", "{}:1: expected settings, one `key: value` a line, found [1]"),
+    ],
+)
+def test_what_is_wrong_with_a_file_given_besides_is_told_by_its_name(
+    tmp_path: Path, text: str | None, told: str
+) -> None:
+    root, overlay = project(tmp_path, ""), tmp_path / "mine.yaml"
+    if text is not None:
+        overlay.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(root, environ={}, overlay=overlay)
+    assert str(caught.value).startswith(told.format(overlay))
+
+
+def test_a_lower_layer_that_is_bad_is_told_before_one_that_is_missing(tmp_path: Path) -> None:
+    root = project(tmp_path, "search: {fold: 3}\n")
+    with pytest.raises(ConfigError, match=r"^config/system.yaml:1: search.fold: unknown key"):
+        load(root, environ={}, overlay=tmp_path / "mine.yaml")

@@ -224,6 +224,75 @@ def test_after_a_restart_the_first_trade_shows_what_was_missed(tmp_path: Path) -
         assert s.feed.asked == [("BTCUSDT", 8, 11)]
 
 
+def test_after_a_restart_bars_wait_for_the_trade_that_shows_what_was_missed(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.trade(100, 7)
+        s.quote(200, 1)
+        assert s.at(1_300) == [1_000]
+    with scene(tmp_path) as s:
+        s.quote(5_000, 9)  # quotes are many, and mostly the first to come
+        assert s.at(5_100) == [1_000]
+        s.trade(5_200, 9)
+        assert s.at(5_300) == [1_000]
+        assert s.feed.asked == [("BTCUSDT", 8, 8)]
+        s.inbox.put_rows(
+            "BTCUSDT", [("BTCUSDT", START_MS + 1_500, 8, 100.0, 1.0, 1)], s.clock.ms, s.clock.monotonic_ns()
+        )
+        assert s.at(5_400) == [1_000, 2_000, 3_000, 4_000, 5_000]
+        assert s.log.bars_after("BTCUSDT", START_MS)["n_trades"].tolist() == [1, 1, 0, 0, 0]
+        assert s.dropped("trade", "late") == 0
+
+
+def test_after_a_restart_bars_wait_no_longer_than_the_hold_where_no_trade_comes(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.trade(100, 7)
+        s.quote(200, 1)
+        assert s.at(1_300) == [1_000]
+    with scene(tmp_path) as s:
+        s.feed.connected = False
+        s.at(60_000)  # while it connects nothing is waited for yet
+        s.feed.connected = True
+        s.quote(60_500, 9)
+        hold_ms = round(1_000 * HOLD_S)
+        assert s.at(60_500) == [1_000]
+        assert s.at(60_500 + hold_ms - 1) == [1_000]
+        assert s.at(60_510 + hold_ms)[:3] == [1_000, 2_000, 3_000]
+        s.quote(69_900, 10)
+        s.trade(69_950, 8)
+        assert s.at(70_260)[-1] == 70_000  # and not a second time
+
+
+def test_after_a_restart_without_a_hole_nothing_is_waited_for(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.trade(100, 7)
+        s.quote(200, 1)
+        assert s.at(1_300) == [1_000]
+    with scene(tmp_path) as s:
+        s.quote(1_400, 2)
+        s.trade(1_500, 8)
+        assert s.at(2_000 + GRACE_MS + 10) == [1_000, 2_000]
+        assert s.feed.asked == []
+
+
+def test_a_symbol_that_is_followed_later_goes_on_at_the_trade_its_log_has_seen_last(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.trade(100, 7)
+        s.quote(200, 1)
+        assert s.at(1_300) == [1_000]
+    with scene(tmp_path) as s:
+        own = s.session
+        own.follow({"ETHUSDT": own.lanes["ETHUSDT"]})
+        s.consumer.follow()
+        own.follow(own.lanes | own.open_lanes({"BTCUSDT": Intake(1_000)}))
+        s.consumer.follow()
+        s.quote(5_000, 9)
+        assert s.at(5_000) == [1_000]
+        s.trade(5_100, 12)
+        s.trade(5_100, 3, symbol="ETHUSDT")
+        s.at(5_100)
+        assert s.feed.asked == [("BTCUSDT", 8, 11)]
+
+
 def test_spot_trades_that_are_fetched_are_put_at_their_receipt_as_all_others(tmp_path: Path) -> None:
     with scene(tmp_path, spot=True) as s:
         s.trade(100, 1, delay=700)  # received at 800
@@ -382,3 +451,63 @@ def test_the_way_from_the_exchange_and_the_time_of_each_message_are_measured(tmp
         assert found['divergence_feed_lag_seconds_bucket{le="0.05"}'] == 10
         assert found["divergence_event_latency_seconds_count"] == 10
         assert np.isfinite(found["divergence_event_latency_seconds_sum"])
+
+
+def test_of_a_flood_of_malformed_messages_the_1st_2nd_4th_and_so_on_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scene(tmp_path) as s:
+        for i in range(300):
+            s.put(b'{"stream":"btcusdt@aggTrade","data":{"a":', i)
+        s.put(b'{"stream":"btcusdt@bookTicker","data":[]}', 300)  # of another stream: told, being its first
+        s.at(400)
+        assert s.dropped("trade", "malformed") == 300
+    told = [r.getMessage().rpartition("(malformed ")[2] for r in caplog.records]
+    assert told == [*(f"trade {2**k})" for k in range(9)), "quote 1)"]
+
+
+def minute(s: Scene, start: int, shift: int = 0) -> set[str]:
+    """Receive a minute of both streams, the exchange's clock off by `shift` ms; return what stood still in it."""
+    found = set()
+    for ms in range(start, start + 60_000, 100):
+        s.trade(ms + shift, (ms + 10**9) // 100, delay=-shift)
+        s.quote(ms + shift, (ms + 10**9) // 100, delay=-shift)
+        s.at(ms)
+        found |= s.consumer.standing_still()
+    return found
+
+
+def test_where_the_exchanges_clock_is_set_back_bars_stand_still_and_it_is_said(tmp_path: Path) -> None:
+    hour = 3_600_000
+    with scene(tmp_path) as s:
+        assert minute(s, 0) == set()
+        n_bars = len(s.bars())
+        assert minute(s, 60_000, -hour) == {"BTCUSDT"}
+        assert len(s.bars()) <= n_bars + 7  # the first hundred messages are not believed, and the clock closes bars
+        assert s.consumer.standing_still() == {"BTCUSDT"}
+        assert s.dropped("trade", "late") > 400  # counted though no bar is closed that would count them
+        assert s.session.lanes["BTCUSDT"].intake.n_held < 20
+        s.trade(120_000, 10**8, delay=0)
+        assert minute(s, 120_000) == {"BTCUSDT"}  # until it is believed that the clock is back
+        assert s.consumer.standing_still() == set()
+        assert len(s.bars()) > n_bars + 50
+
+
+def test_a_symbol_of_which_nothing_comes_does_not_stand_still(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.trade(100, 1)
+        s.quote(200, 1)
+        for ms in range(1_000, 300_000, 500):
+            s.at(ms)
+            assert s.consumer.standing_still() == set()
+
+
+def test_a_bar_that_waits_for_trades_as_long_as_it_may_does_not_stand_still(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.trade(100, 1)
+        s.quote(200, 1)
+        s.trade(1_100, 5)
+        for ms in range(1_100, 1_100 + round(1e3 * HOLD_S), 100):
+            s.quote(ms, ms)
+            assert s.at(ms) == []
+            assert s.consumer.standing_still() == set()

@@ -69,7 +69,8 @@ class Scene:
         self.taken: list[tuple[Config, Artifacts]] = []
         self.refusing: StoreError | None = None
         self.n_attempts = 0
-        read = partial(load, root, "development", environ=options.pop("environ", {}))
+        layers = {"environ": options.pop("environ", {}), "overlay": options.pop("overlay", None)}
+        read = partial(load, root, "development", **layers)
         loaded = read()
         self.reloader = Reloader(
             root,
@@ -181,6 +182,35 @@ def test_each_kind_of_file_is_taken_however_it_is_written(tmp_path: Path, caplog
         strict=True,
     ):
         assert part in text
+
+
+def test_a_file_of_settings_given_besides_is_reloaded_like_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, overlay = tmp_path / "root", tmp_path / "live" / "one.yaml"
+    root.mkdir()
+    write_text(overlay, "runner:\n  symbols: [BTCUSDT]\n")
+
+    async def play() -> None:
+        async with reloading(prepared(root), overlay=overlay) as scene:
+            write_text(overlay, "runner:\n  symbols: [BTCUSDT, ETHUSDT]\n")
+            await scene.counted(1, 0, successful=True)
+            assert scene.taken[-1][0].runner.symbols == ("BTCUSDT", "ETHUSDT")
+            write_text(overlay, "runner:\n  symbols: [ETHUSDT]\n  log: other.sqlite\n")
+            await scene.counted(1, 1, successful=False)
+            assert f"{overlay}:3: runner.log: runs/live/events.sqlite -> other.sqlite needs a restart" in caplog.text
+            overlay.unlink()
+            await scene.counted(1, 2, successful=False)
+            assert f"{overlay}: missing" in caplog.text
+            write_text(overlay, "runner:\n  symbol: [ETHUSDT]\n")
+            await scene.counted(1, 3, successful=False)
+            assert f"{overlay}:2: runner.symbol: unknown key; did you mean symbols?" in caplog.text
+            assert len(scene.taken) == 1
+            write_text(overlay, "runner:\n  symbols: [ETHUSDT]\n")
+            await scene.counted(2, 3, successful=True)
+            assert scene.taken[-1][0].runner.symbols == ("ETHUSDT",)
+
+    asyncio.run(play())
 
 
 BAD: dict[str, tuple[str, Callable[[Scene], object], str]] = {

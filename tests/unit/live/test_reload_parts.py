@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.exchange.clocks import SteppingClock
+from tests.oracle.markets import random_bars
 from v13.config import Config
 from v13.detector import DetectorParams, FeatureParams, SessionClock
-from v13.errors import StoreError
+from v13.errors import ConfigError, StoreError
 from v13.live.artifacts import Artifacts
 from v13.live.reload_parts import LiveParts, Parts
 from v13.live.session import Session
@@ -115,6 +117,54 @@ def test_where_the_log_refuses_nothing_changes(parts: Parts, monkeypatch: pytest
         parts.take(new, replace(OLD, document=OLD.document | {"signoff": "b"}))
     assert state(parts) == before
     assert parts.artifacts is OLD
+
+
+def test_a_symbol_that_comes_is_warm_at_once_where_another_log_has_it(parts: Parts, tmp_path: Path) -> None:
+    bars = random_bars(np.random.default_rng(3), 400, kind="plain")
+    with EventLog(tmp_path / "other.sqlite", keep_bars=1_000, now_ms=lambda: 0) as log:
+        intake = Intake(1_000)
+        intake.add_trade(int(bars["ts_ms"][-1]) - 1, 41, 100.0, 1.0, 1)
+        intake.close_until(int(bars["ts_ms"][-1]))
+        other = Session(
+            {"ETHUSDT": intake},
+            PARAMS,
+            None,
+            OLD.document,
+            log=log,
+            metrics=Metrics((10, 20), ("ETHUSDT",)),
+            clock=SteppingClock(),
+            sessions=SessionClock(),
+            horizons=(10, 20),
+        )
+        other.advance({"ETHUSDT": bars})
+        parts.root = tmp_path
+        parts.take(config(symbols=["BTCUSDT", "ETHUSDT"], warm_from="other.sqlite"), OLD)
+        lane = parts.session.lanes["ETHUSDT"]
+        assert lane.is_warm
+        assert (lane.rows, lane.ts_ms) == (400, int(bars["ts_ms"][-1]))
+        assert parts.session._log.states()["ETHUSDT"] == log.states()["ETHUSDT"]
+        assert lane.intake.last_trade_id == 41
+        assert parts.metrics.bind("divergence_bars_total").read() == 400
+        assert not parts.session.lanes["BTCUSDT"].rows
+        # Again gone and back: what it has by now is its own.
+        parts.take(config(symbols=["BTCUSDT"], warm_from="other.sqlite"), OLD)
+        parts.take(config(symbols=["ETHUSDT", "BTCUSDT"], warm_from="other.sqlite"), OLD)
+        assert parts.session.lanes["ETHUSDT"].rows == 400
+        assert parts.metrics.bind("divergence_bars_total").read() == 400
+
+
+def test_a_symbol_comes_cold_where_the_other_log_is_missing(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    parts.take(config(symbols=["BTCUSDT", "ETHUSDT"], warm_from="nowhere.sqlite"), OLD)
+    assert tuple(parts.session.lanes) == ("BTCUSDT", "ETHUSDT")
+    assert "nowhere.sqlite: there is no event log" in caplog.text
+
+
+def test_to_catch_up_from_itself_is_refused_and_changes_nothing(parts: Parts, tmp_path: Path) -> None:
+    parts.root = tmp_path
+    before = state(parts)
+    with pytest.raises(ConfigError, match="own log"):
+        parts.take(config(symbols=["ETHUSDT"], log="log", warm_from="log"), replace(OLD, document={"a": 1}))
+    assert state(parts) == before
 
 
 def test_the_symbols_of_a_recording_are_its_own(parts: Parts) -> None:

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from tests.unit.live.lanes import HORIZONS, FickleLog, calibration, market, open_log, params, session
 from v13.errors import ConfigError, StoreError
-from v13.live.session import keep_bars
+from v13.live.lane import Lane
+from v13.live.session import KEPT_TIMES, keep_bars
+from v13.store.event_log import EventLog
+from v13.store.event_schema import Batch, Checkpoint, Committed
 from v13.telemetry import Metrics
 
 BARS = {"BTCUSDT": market(2, 500), "ETHUSDT": market(9, 500)}
@@ -304,3 +307,45 @@ def test_no_bars_are_no_commit(log: FickleLog) -> None:
     own.advance({"BTCUSDT": np.empty(0, BARS["BTCUSDT"].dtype)})
     assert not own.is_stalled
     assert log.refusals == 1
+
+
+def test_a_checkpoint_that_is_due_is_taken_after_the_commit_and_entered_with_the_next(
+    log: FickleLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for it then; and where no next one comes the last one, and the bars since, are enough."""
+    own = session(log, metrics(), symbols=("BTCUSDT",), checkpoint_bars=5)
+    order: list[str] = []
+    commit, checkpoint = log.commit, Lane.checkpoint
+
+    def committed(batch: Batch) -> Committed:
+        order.append("commit with" if batch.checkpoints else "commit")
+        return commit(batch)
+
+    def taken(lane: Lane) -> Checkpoint:
+        order.append("checkpoint")
+        return checkpoint(lane)
+
+    own.advance({"BTCUSDT": BARS["BTCUSDT"][:1]})
+    monkeypatch.setattr(log, "commit", committed)
+    monkeypatch.setattr(Lane, "checkpoint", taken)
+    for i in range(1, 12):
+        own.advance({"BTCUSDT": BARS["BTCUSDT"][i : i + 1]})
+    assert order.count("checkpoint") == 2
+    for i, what in enumerate(order):
+        if what == "checkpoint":
+            assert order[i - 1] == "commit"
+            assert order[i + 1] == "commit with"
+    assert order.count("commit with") == 2
+
+
+def test_the_log_keeps_what_a_longer_memory_needs_from_the_change_on(path: Path) -> None:
+    short, long = params(window=30), params(window=3_000)
+    bars = market(2, 16_000)
+    with EventLog(path, keep_bars=keep_bars(short), now_ms=lambda: 0) as log:
+        own = session(log, metrics(), short, symbols=("BTCUSDT",))
+        own.advance({"BTCUSDT": bars[:2_000]})
+        assert log.last_bars("BTCUSDT", 10**6).size == keep_bars(short)
+        own.reconfigure(long, None, {})
+        for first in range(2_000, 16_000, 1_000):
+            own.advance({"BTCUSDT": bars[first : first + 1_000]})
+        assert log.last_bars("BTCUSDT", 10**6).size >= KEPT_TIMES * keep_bars(long) > 2_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from v13.detector.dtypes import BAR
 from v13.errors import DataError
-from v13.market import bars_from
+from v13.market import BarBuilder, bars_from
 from v13.market.intake import NO_ID, QUOTE, REMEMBERED, TRADE, Intake
 
 BAR_MS = 1_000
@@ -157,3 +159,64 @@ def test_foreign_bytes_are_refused_and_change_nothing(data: bytes) -> None:
 def test_a_snapshot_of_other_arguments_is_refused() -> None:
     with pytest.raises(DataError, match="other arguments"):
         Intake(BAR_MS).restore(Intake(2 * BAR_MS).snapshot())
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), disorder=st.sampled_from([0.0, 0.02, 0.3]))
+def test_single_messages_and_blocks_give_the_same_bars_counts_and_state(seed: int, disorder: float) -> None:
+    """Blocks never go through the one compiled call for what came in order; single messages do where they can."""
+    rng = np.random.default_rng(seed)
+    tapes_of = tapes(rng, 200)
+    for tape in tapes_of:
+        n = int(disorder * tape.size)
+        for name in ("ts_ms", "id"):
+            tape[name][rng.integers(0, tape.size, n)] = tape[name][rng.integers(0, tape.size, n)]
+        tape[tape.dtype.names[2]][rng.integers(0, tape.size, n)] = rng.choice([0.0, -1.0, np.nan, np.inf], n)
+    single, block = Intake(BAR_MS, 10_000), Intake(BAR_MS, 10_000)
+    at, clock = [0, 0], START
+    while at[0] < tapes_of[0].size or at[1] < tapes_of[1].size:
+        clock += int(rng.choice([50, 300, 1_000, 12_000]))
+        for stream, tape in enumerate(tapes_of):
+            due = int(np.searchsorted(np.maximum.accumulate(tape["ts_ms"]), clock + 200))
+            rows = tape[at[stream] : due]
+            at[stream] = max(due, at[stream])
+            for row in rows:
+                (single.add_quote if stream else single.add_trade)(*row.item())
+            columns = (np.ascontiguousarray(rows[name]) for name in tape.dtype.names)
+            (block.add_quotes if stream else block.add_trades)(*columns)
+        assert single.close_until(clock).tobytes() == block.close_until(clock).tobytes()
+        assert single.snapshot() == block.snapshot()
+    assert single.finish().tobytes() == block.finish().tobytes()
+    assert +single.dropped == +block.dropped
+    assert single.snapshot() == block.snapshot()
+
+
+def test_after_disorder_the_short_way_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[bool] = []
+    close = BarBuilder.close_in_order
+
+    def seen(self: BarBuilder, *arguments: Any) -> np.ndarray | None:
+        bars = close(self, *arguments)
+        ways.append(bars is not None)
+        return bars
+
+    monkeypatch.setattr(BarBuilder, "close_in_order", seen)
+    intake = Intake(BAR_MS)
+    for i in range(6):
+        ms = [START + BAR_MS * i + d for d in (100, 200, 1_050)]  # the last belongs to the next bar
+        for at in (ms[1], ms[0], ms[2]) if i == 3 else ms:
+            intake.add_trade(at, at, 10.0, 1.0, 1)
+            intake.add_quote(at, at, 9.0, 1.0, 11.0, 1.0)
+        assert intake.close_until(START + BAR_MS * (i + 1)).size == 1
+    assert ways == [False, True, True, False, True, True]  # the first bar of all, and the one out of order
+
+
+def test_what_is_late_when_it_comes_takes_no_room() -> None:
+    intake = Intake(BAR_MS)
+    intake.add_trade(START, 1, 10.0, 1.0, 1)
+    intake.close_until(START + BAR_MS)
+    for _ in range(1_000):
+        intake.add_trade(START, 2, 10.0, 1.0, 1)
+        intake.add_quote(START, 2, 9.0, 1.0, 11.0, 1.0)
+    assert intake.n_held == 0
+    assert intake.dropped == {("trade", "late"): 1_000, ("quote", "late"): 1_000}

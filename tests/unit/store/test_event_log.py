@@ -483,3 +483,17 @@ def test_numbers_of_numpy_are_taken_as_numbers(path: Path) -> None:
     assert read_events(path).select("row", "config_version", "prob_10", "ret_10", "outcome_10", "outcome_ts_ms_10").row(
         0
     ) == (3, 1, 0.5, 0.5, "hit", 9)
+
+
+def test_more_bars_are_kept_once_more_are_asked_for_and_never_fewer(path: Path) -> None:
+    with open_log(path, keep_bars=10) as log:
+        for keep, first_kept in ((25, 6), (5, 16)):
+            log.keep_at_least(keep)
+            last = first_kept + 24
+            log.commit(
+                Batch(
+                    bars={"BTCUSDT": made.bars("BTCUSDT", 1 if first_kept == 6 else 31, last)},
+                    checkpoints={"BTCUSDT": Checkpoint(made.ts_of(last), last, b"", 1)},
+                )
+            )
+            assert log.bars_after("BTCUSDT", 0).tobytes() == made.bars("BTCUSDT", first_kept, last).tobytes()
