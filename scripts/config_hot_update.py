@@ -22,6 +22,6 @@ if __name__ == "__main__":
     parser.add_argument("--url", default="http://127.0.0.1:8003/metrics", help="for --watch (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.test:
-        raise SystemExit(0 if prove(CONFIG, say) else 1)
+        raise SystemExit(0 if all(step.is_right for step in prove(CONFIG, say)) else 1)
     with contextlib.suppress(KeyboardInterrupt):
         watch(arguments.url, say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import signal
@@ -48,6 +49,7 @@ pytestmark = pytest.mark.slow
 N_BARS = 3_600  # an hour of 1 s
 SPEED = "240"
 RATIO = 0.1
+PASSWORD = "correct horse battery"
 WINDOW_S = 600
 MISCOUNT = """
 import sys
@@ -182,7 +184,9 @@ def test_events_that_were_never_counted_do_not_close(lived: Stage, tmp_path: Pat
     with closing(sqlite3.connect(more)) as db, db:
         columns = [c for (_, c, *_) in db.execute("PRAGMA table_info(event)") if c not in ("n", "event_id")]
         names = ", ".join(columns)
-        (middle,) = db.execute("SELECT committed_ms FROM event ORDER BY n LIMIT 1 OFFSET (SELECT count(*) / 2 FROM event)").fetchone()
+        (middle,) = db.execute(
+            "SELECT committed_ms FROM event ORDER BY n LIMIT 1 OFFSET (SELECT count(*) / 2 FROM event)"
+        ).fetchone()
         db.execute(
             f"INSERT INTO event (event_id, {names}) SELECT event_id || '-again', {names} FROM event "
             "WHERE source = 2 AND side = 1 AND committed_ms >= ? ORDER BY n LIMIT 5",
@@ -366,6 +370,35 @@ def test_the_watcher_exports_the_error_for_the_alerts_and_survives_a_prometheus_
     )
     assert float(value.split()[1]) == pytest.approx(off.errors["events"]) == pytest.approx(0.2, abs=0.01)
     assert "divergence_closure_last_success_timestamp_seconds" in after
+
+
+def test_the_watcher_lets_itself_in_by_a_password_that_is_on_no_command_line(small: EventLog, tmp_path: Path) -> None:
+    """A wrong password is told and tried again; the right one is taken from the same file as soon as it is there."""
+    place = tmp_path / "password"
+    place.write_text("wrong\n")
+    hashed = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    said = tmp_path / "said"
+    with ExitStack() as stack:
+        _, port = serve(small, stack, auth=("watcher", hashed))
+        with pytest.raises(ConfigError, match=r"lets us not in \(status 401\)"):
+            run("--exporter", f"http://127.0.0.1:{port}", "--log", small.path)
+        command = [sys.executable, "-m", "v13.cli", "closure", "--root", str(REPO), "--watch", "--port", "0", "--every"]
+        command += ["1s", "--exporter", f"http://127.0.0.1:{port}", "--log", str(small.path)]
+        command += ["--user", "watcher", "--password-file", str(place)]
+        sink = stack.enter_context(said.open("wb"))
+        watcher = stack.enter_context(subprocess.Popen(command, stdout=sink, stderr=sink))
+        stack.callback(watcher.kill)
+        until(lambda: "lets us not in (status 401)" in said.read_text(), "the wrong password is refused")
+        exported = int(said.read_text().partition("metrics: 127.0.0.1:")[2].partition("/")[0])
+        assert "divergence_closure" not in scrape(exported)
+        store.write_text(place, PASSWORD + "\n")
+        until(lambda: "\nclosed: 600 divergences" in said.read_text(), "the right one is taken")
+        assert 'divergence_closure_error_ratio{family="events"} 0.0' in scrape(exported)
+        shown = Path(f"/proc/{watcher.pid}/cmdline").read_bytes() + Path(f"/proc/{watcher.pid}/environ").read_bytes()
+        watcher.terminate()
+        assert watcher.wait(60) == EXIT_OK
+    assert PASSWORD.encode() not in shown
+    assert PASSWORD not in said.read_text()
 
 
 def close_nothing() -> Closure:

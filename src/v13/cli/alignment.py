@@ -1,7 +1,7 @@
 """The metrics alignment of the deployment guide: monitoring built, then a whole closure on servers made for it.
 
 A runner replays a recording, a Prometheus scrapes it, and the dashboard's figures are held against the event log. It is
-here as it takes the runner and the release wing together. All on loopback, in a folder that is removed.
+here as it takes research, the runner and the release wing together. All on loopback, in a folder that is removed.
 """
 
 from __future__ import annotations
@@ -9,25 +9,27 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import v13
 from v13 import config, store
+from v13.cli.rehearsal import Rehearsal, rehearse_made_up, rehearse_run
 from v13.detector import DetectorParams
 from v13.errors import EXIT_GATE, EXIT_OK, ConfigError, V13Error
 from v13.live.reload_exchange import StandIn
 from v13.live.reload_proof import prove
-from v13.live.reload_stage import RunnerProcess, prepare, until
+from v13.live.reload_stage import RunnerProcess, until
 from v13.release.closure import Closure, close
 from v13.release.closure_exporter import close_exporter, scraped_quantile
 from v13.release.closure_text import conclusion, table
 from v13.release.prometheus_process import PrometheusProcess, find_prometheus, free_port, rehearsal_config
+from v13.research.run import Run
 from v13.store.event_counts import read_config
 from v13.store.fingerprint import package_fingerprint
 from v13.telemetry.prometheus import Prometheus
@@ -39,8 +41,6 @@ __all__ = ["align"]
 BUILT: Final = "prometheus_divergence.yml"
 CLOSURE_FILE: Final = "closure.json"
 REPORT_FILE: Final = "live_report.json"
-SPEED: Final = 240.0  # an hour of bars in 15 s, each bar still by itself
-N_BARS: Final = 3_600  # of 1 s
 SCRAPE_S: Final = 1
 LOG: Final = "runs/live/events.sqlite"
 FEED_LOG: Final = "runs/feed/events.sqlite"
@@ -48,10 +48,19 @@ N_MESSAGES: Final = 2_000  # for a P95 of the event latency
 WAIT_S: Final = 120.0
 
 Say = Callable[[str], None]
+_print: Final = partial(print, flush=True)
 
 
 def align(
-    out: Path, root: Path, say: Say, *, data: Sequence[Path] = (), speed: float = SPEED, report: bool = False
+    out: Path,
+    root: Path,
+    say: Say,
+    *,
+    run: Run | None = None,
+    released: Path | None = None,
+    speed: float | None = None,
+    report: bool = False,
+    show: Say = _print,
 ) -> int:
     """Close a rehearsal whose monitoring was built into `out`; print the table.
 
@@ -60,16 +69,20 @@ def align(
     out : Path
         What `v13 monitoring build` wrote; the closure is put there too.
     root : Path
-        The project: its settings (of the files alone: the runner is started without V13__ variables), and with `data`
-        its released parameters.
+        The project: its settings (of the files alone: the runner is started without V13__ variables).
     say : callable
-        Takes one line.
-    data : paths of recordings
-        None of them: an hour of two simulated symbols, with parameters loose enough for hundreds of events.
+        Takes one line of progress.
+    run : Run, optional
+        Its search part is replayed, see `v13.cli.rehearsal`. None: an hour of two simulated symbols, with parameters of
+        their own.
+    released : Path, optional
+        Folder of the parameters and calibration of a sign-off; default: those the settings of the runner name.
     speed : float, > 0
-        Of the replay. Not so high that bars wait for each other: then latencies are those of a backlog.
+        Of the replay.
     report : bool
         Also measure the event latency on a feed and prove hot reload, and write `live_report.json` for `v13 signoff`.
+    show : callable
+        Takes the table.
 
     Returns
     -------
@@ -86,62 +99,60 @@ def align(
     with tempfile.TemporaryDirectory(prefix="v13-alignment-") as folder:
         stage = Path(folder) / "root"
         stage.mkdir()
-        feed = _prepare(stage, root, data)
-        closure = _rehearse(stage, feed, out, speed, settings.acceptance.closure_ratio, say)
+        if run is None:
+            rehearsal = rehearse_made_up(stage, root / "config", speed)
+        else:
+            rehearsal = rehearse_run(stage, run, released, speed)
+        closure, version = _rehearse(rehearsal, out, settings.acceptance.closure_ratio, say)
         store.write_json(out / CLOSURE_FILE, closure.to_dict())
-        print(table(closure))
-        print(conclusion(closure), end="", flush=True)
+        show(table(closure))
+        show(conclusion(closure).rstrip("\n"))
         if not report:
             return EXIT_OK if closure.is_closed else EXIT_GATE
-        document = _report(stage, closure, say)
+        document = _report(rehearsal, closure, settings.runner.symbols, say)
     say("hot reload, step by step:")
-    document |= {"hot_reload": prove(root / "config", say), "started_ms": started_ms}
-    document["closure"]["sha256"] = store.sha256_file(out / CLOSURE_FILE)
+    steps = prove(root / "config", say)
+    document |= {"hot_reload": [step._asdict() for step in steps], "started_ms": started_ms}
+    document["closure"] |= {"prometheus": version, "sha256": store.sha256_file(out / CLOSURE_FILE)}
     document["ended_ms"] = time.time_ns() // 1_000_000
     store.write_json(out / REPORT_FILE, document)
     say(f"for `v13 signoff --live {out}`: {out / REPORT_FILE}")
-    return EXIT_OK if closure.is_closed and document["hot_reload"] else EXIT_GATE
+    return EXIT_OK if closure.is_closed and all(step.is_right for step in steps) else EXIT_GATE
 
 
-def _prepare(stage: Path, root: Path, data: Sequence[Path]) -> str:
-    """Fill a root of its own, so that the project's event log and runs/ stay as they are; return the recordings."""
-    if not data:
-        return str(prepare(stage, root / "config", n_bars=N_BARS))
-    settings = config.load(root, environ={}).config.runner
-    shutil.copytree(root / "config", stage / "config")
-    for name in (settings.parameters, settings.overrides, settings.calibration, settings.signoff):
-        if name is not None and (root / name).is_file():
-            store.copy(root / name, stage / name)
-    return ",".join(str(path.resolve()) for path in data)
-
-
-def _rehearse(stage: Path, feed: str, out: Path, speed: float, ratio: float, say: Say) -> Closure:
+def _rehearse(rehearsal: Rehearsal, out: Path, ratio: float, say: Say) -> tuple[Closure, str | None]:
+    """Return the closure and the version of the Prometheus that scraped, None without one."""
+    stage, speed, replay = rehearsal.root, rehearsal.speed, rehearsal.replay
     slo = load_slo(stage / "config" / "slo.yaml")
     program = find_prometheus()
     port = free_port()
-    arguments = ("--feed", f"replay:{feed}", "--speed", f"{speed:g}", "--log", LOG, "--port", str(port))
+    what = f"{replay['n_bars']:,} bars of {' and '.join(replay['symbols'])} ({replay['part']}) at {speed:g}x"
+    arguments = ["--feed", f"replay:{rehearsal.recording}", "--speed", f"{speed:g}", "--log", LOG, "--port", str(port)]
     if program is None:
         say("there is no Prometheus (Debian: apt-get install prometheus; or PROMETHEUS_BIN): the weaker check instead")
-        return _last_scrape(stage, arguments, ratio)
+        say(f"a runner replays {what}")
+        return _last_scrape(rehearsal, arguments, ratio), None
     built = rehearsal_config(out / BUILT, {RUNNER_JOB: f"127.0.0.1:{port}"}, SCRAPE_S)
     with PrometheusProcess(program, built, stage / "prometheus") as server, Prometheus(server.url) as prometheus:
-        say(f"Prometheus {prometheus.version()} scrapes a runner that replays {feed} at {speed:g}x")
+        version = prometheus.version()
+        say(f"Prometheus {version} scrapes a runner that replays {what}")
         began_s = time.monotonic()
-        with RunnerProcess(stage, *arguments) as runner:
+        with RunnerProcess(stage, *arguments, environ=rehearsal.environ) as runner:
             runner.process.wait()
             if runner.process.returncode != 0:
                 raise V13Error(f"the runner ended with {runner.process.returncode}:\n{runner.said()}")
         window_s = int(time.monotonic() - began_s) + 2 * SCRAPE_S
-        return close(prometheus, slo, stage / LOG, window_s=window_s, closure_ratio=ratio, now_s=time.time())
+        log, now_s = stage / LOG, time.time()
+        return close(prometheus, slo, log, window_s=window_s, closure_ratio=ratio, now_s=now_s), version
 
 
-def _last_scrape(stage: Path, arguments: Sequence[str], ratio: float) -> Closure:
+def _last_scrape(rehearsal: Rehearsal, arguments: Sequence[str], ratio: float) -> Closure:
     """Close on one scrape after the other while the runner runs; return the last."""
     found: Closure | None = None
-    with RunnerProcess(stage, *arguments) as runner:
+    with RunnerProcess(rehearsal.root, *arguments, environ=rehearsal.environ) as runner:
         while runner.process.poll() is None:
             try:
-                found = close_exporter(runner.url, stage / LOG, closure_ratio=ratio)
+                found = close_exporter(runner.url, rehearsal.root / LOG, closure_ratio=ratio)
             except ConfigError:
                 raise
             except V13Error:
@@ -151,12 +162,12 @@ def _last_scrape(stage: Path, arguments: Sequence[str], ratio: float) -> Closure
     return found
 
 
-def _report(stage: Path, closure: Closure, say: Say) -> dict[str, Any]:
+def _report(rehearsal: Rehearsal, closure: Closure, symbols: Sequence[str], say: Say) -> dict[str, Any]:
     """Return what the sign-off wants to know of the runner, but for hot reload."""
-    own = read_config(stage / LOG)
+    own = read_config(rehearsal.root / LOG)
     document = json.loads(own.document)
     params = DetectorParams.from_dict(document["params"])
-    event = _event_latency(stage, say)
+    event = _event_latency(rehearsal, say)
     return {
         "version": 1,
         "v13_version": v13.__version__,
@@ -166,6 +177,8 @@ def _report(stage: Path, closure: Closure, say: Say) -> dict[str, Any]:
         "bar_ms": params.features.bar_ms,
         "parameters_fingerprint": params.fingerprint(),
         "files": document["files"],
+        "replay": {**rehearsal.replay, "took_s": closure.end_s - closure.start_s},
+        "feed": {"symbols": list(symbols)},
         "closure": {name: value for name, value in closure.to_dict().items() if name != "rows"},
         "latency": {"compute": _shown(closure, "detection"), "event": event, "pipeline": _shown(closure, "pipeline")},
     }
@@ -179,13 +192,14 @@ def _shown(closure: Closure, stage: str) -> dict[str, float | int | None]:
     return {"p95_s": row.to_dict()["shown"] if row else None, "n": round(n)}
 
 
-def _event_latency(stage: Path, say: Say) -> dict[str, float | int | None]:
+def _event_latency(rehearsal: Rehearsal, say: Say) -> dict[str, float | int | None]:
     """Run on a feed for a moment: a replay has no queue that messages leave."""
     name = "divergence_event_latency_seconds"
+    say(f"a runner on a stand-in for the exchange, until {N_MESSAGES:,} messages were handled")
     with StandIn() as exchange:
         environ = {"V13__FEED__WS_URL": f"ws://127.0.0.1:{exchange.port}", "V13__RUNNER__MARKET": "spot"}
         environ |= {"V13__RUNNER__LOG": FEED_LOG}
-        with RunnerProcess(stage, environ=environ) as runner:
+        with RunnerProcess(rehearsal.root, environ={**rehearsal.environ, **environ}) as runner:
             until(lambda: scraped_quantile(runner.url, name, 0.95)[1] >= N_MESSAGES, WAIT_S)
             p95_s, n = scraped_quantile(runner.url, name, 0.95)
             runner.end(signal.SIGTERM)

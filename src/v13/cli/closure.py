@@ -49,7 +49,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--every", type=duration, default=60, metavar="LENGTH", help="of --watch (1m)")
     parser.add_argument("--ca-file", type=Path, metavar="PEM", help="certificates to trust instead of the system's")
     parser.add_argument("--user", help="for basic authentication, with --password-file")
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help="file that holds the password")
+    parser.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="file that holds the password, read anew each time"
+    )
     parser.add_argument("--env", choices=("development", "testing", "production"), help="config layer to add")
     parser.add_argument("--root", type=Path, help="folder that holds config/ (default: found upward from here)")
     parser.set_defaults(run=_run)
@@ -85,9 +87,11 @@ def _maker(arguments: argparse.Namespace) -> Callable[[], Closure]:
     table = load_slo(root / "config" / "slo.yaml")
     events = arguments.log or root / settings.runner.log
     ratio = settings.acceptance.closure_ratio
-    trust, auth = arguments.ca_file, login(arguments)
+    trust = arguments.ca_file
+    login(arguments)  # now, so that a file that is not there is told before anything runs
 
     def make() -> Closure:
+        auth = login(arguments)  # again each time: a password that was changed is taken without a restart
         if arguments.exporter is not None:
             return close_exporter(arguments.exporter, events, closure_ratio=ratio, ca_file=trust, auth=auth)
         with Prometheus(arguments.prometheus, ca_file=trust, auth=auth) as prometheus:

@@ -16,23 +16,9 @@ if TYPE_CHECKING:
     from v13.detector import DetectorParams
     from v13.telemetry.servers import Exporter
 
-__all__ = ["add"]
+__all__ = ["add", "build"]
 
 SLO_FILE = "config/slo.yaml"
-DASHBOARD_FILE = "dashboards/divergence_overview.json"
-LAUNCHER_FILE = "divergence_metrics_exporter.py"
-LAUNCHER = '''"""The deployment guide's metrics exporter: `v13 run`, which serves its metrics, with the same options.
-
-Written by `v13 monitoring build`.
-"""
-
-import sys
-
-from v13.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
-'''
 
 
 def add(commands: Any) -> None:
@@ -67,39 +53,41 @@ def add(commands: Any) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from v13 import store
-    from v13.config import load
-    from v13.telemetry.dashboard import dashboard_json
-    from v13.telemetry.reach import out_of_reach
-    from v13.telemetry.rule_tests import test_files
-    from v13.telemetry.rules import rule_files
-    from v13.telemetry.servers import server_files
-    from v13.telemetry.slo import load_slo
-
-    root = project_root(arguments)
-    config = load(root, arguments.env, environ=os.environ).config
-    table = load_slo(root / SLO_FILE)
     out = arguments.out
-    _refuse_other_folder(out)
-    documents = {
-        **server_files(table, _exporter(config, root.resolve(), out.resolve())),
-        **rule_files(table),
-        **test_files(table),
-    }
-    dashboard = dashboard_json(table)
-    with store.staged_dir(out) as folder:
-        for name, document in documents.items():
-            store.write_yaml(folder / name, document.body, header=document.header)
-        store.write_text(folder / DASHBOARD_FILE, dashboard)
-        store.write_text(folder / LAUNCHER_FILE, LAUNCHER)
-    for alert, why in out_of_reach(table, _parameters(root, config), config.runner.queue_limit):
-        log(f"note: {alert} cannot fire with these settings: {why}")
-    if table.notify.people is None or table.notify.rollback is None:
-        log(f"note: {SLO_FILE}: notify: without its webhooks Alertmanager tells nobody")
+    build(out, project_root(arguments), arguments.env)
     for path in sorted(out.rglob("*")):
         if path.is_file():
             print(path)
     return EXIT_OK
+
+
+def build(out: Path, root: Path, env: str | None) -> None:
+    """Write what watches production into a folder, replaced whole; what cannot fire or tells nobody is logged.
+
+    Raises
+    ------
+    ConfigError
+        The folder holds other files, or the settings or the SLO table are bad.
+    """
+    from v13 import store
+    from v13.config import load
+    from v13.release.monitoring_files import write_files
+    from v13.telemetry.built_files import built_files
+    from v13.telemetry.reach import out_of_reach
+    from v13.telemetry.rule_tests import test_files
+    from v13.telemetry.slo import load_slo
+
+    config = load(root, env, environ=os.environ).config
+    table = load_slo(root / SLO_FILE)
+    _refuse_other_folder(out)
+    with store.staged_dir(out) as folder:
+        write_files(
+            folder, {**built_files(table, _exporter(config, root.resolve(), out.resolve())), **test_files(table)}
+        )
+    for alert, why in out_of_reach(table, _parameters(root, config), config.runner.queue_limit):
+        log(f"note: {alert} cannot fire with these settings: {why}")
+    if table.notify.people is None or table.notify.rollback is None:
+        log(f"note: {SLO_FILE}: notify: without its webhooks Alertmanager tells nobody")
 
 
 def _prove(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The verdict: criteria with their evidence, and what they come to together.
+"""The verdict: criteria with their evidence, and what they come to together; and what one notebook concludes.
 
 Nothing here judges; the rules are in `gates`.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from v13.errors import DataError
 
-__all__ = ["Criterion", "Status", "Verdict"]
+__all__ = ["Criterion", "Status", "StepVerdict", "Verdict"]
 
 
 class Status(StrEnum):
@@ -170,6 +170,19 @@ class Verdict:
             "open": [c.key for c in self.open],
             "criteria": [c.to_dict() for c in self.criteria],
         }
+
+
+@dataclass(frozen=True)
+class StepVerdict:
+    """What one notebook concludes: a status, a sentence, and the numbers behind it as plain JSON values."""
+
+    notebook: str
+    status: str
+    summary: str
+    numbers: Mapping[str, Any]
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{self.status}</b> &mdash; {self.summary}</p>"
 
 
 def _pair(value: Any) -> Any:

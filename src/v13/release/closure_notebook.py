@@ -11,14 +11,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from v13 import store
+from v13.config import find_root
 from v13.errors import ConfigError, DataError
+from v13.measures import StepVerdict
 from v13.release.closure_row import FAMILIES, PARTS, UNEXPLAINED
 from v13.release.closure_text import percent
 
 __all__ = [
     "NOTEBOOK",
     "PARAMETERS",
-    "ClosureVerdict",
     "SavedClosure",
     "errors_figure",
     "facts",
@@ -42,19 +43,6 @@ class SavedClosure:
     document: Mapping[str, Any]
     rows: pd.DataFrame
     out: Path
-
-
-@dataclass(frozen=True)
-class ClosureVerdict:
-    """What the notebook concludes."""
-
-    notebook: str
-    status: str
-    summary: str
-    numbers: Mapping[str, Any]
-
-    def _repr_html_(self) -> str:
-        return f"<p><b>{self.status}</b> &mdash; {self.summary}</p>"
 
 
 def start(namespace: Mapping[str, Any]) -> SavedClosure:
@@ -89,7 +77,7 @@ def start(namespace: Mapping[str, Any]) -> SavedClosure:
     missing = [name for name in PARAMETERS if name not in values]
     if missing:
         raise ConfigError(f"notebook: parameter {missing[0]!r} is missing from the cell tagged `parameters`")
-    root = _root(Path.cwd()) if values["root"] is None else Path(values["root"])
+    root = find_root(Path.cwd()) if values["root"] is None else Path(values["root"])
     path = root / values["closure"]
     document = store.read_json(path)
     if not isinstance(document, dict) or any(key not in document for key in _KEYS) or document["version"] != 1:
@@ -152,7 +140,7 @@ def errors_figure(saved: SavedClosure) -> Figure:
     return figure
 
 
-def finish(saved: SavedClosure) -> ClosureVerdict:
+def finish(saved: SavedClosure) -> StepVerdict:
     """Write `<out>/verdicts/06_metrics_closure.json` and return the verdict, for the last cell."""
     d = saved.document
     worst = max(d["errors"], key=lambda family: d["errors"][family])
@@ -166,14 +154,7 @@ def finish(saved: SavedClosure) -> ClosureVerdict:
     )
     if d["source"] != "prometheus":
         summary += " The weaker check: the dashboard's queries were not asked."
-    verdict = ClosureVerdict(NOTEBOOK, status, summary, dict(d["errors"]))
+    verdict = StepVerdict(NOTEBOOK, status, summary, dict(d["errors"]))
     document = {"notebook": NOTEBOOK, "status": status, "summary": summary, "numbers": dict(d["errors"])}
     store.write_json(saved.out / "verdicts" / f"{NOTEBOOK}.json", document)
     return verdict
-
-
-def _root(start_at: Path) -> Path:
-    for folder in (start_at, *start_at.parents):
-        if (folder / "config" / "system.yaml").is_file():
-            return folder
-    raise ConfigError(f"{start_at}: no config/system.yaml here or above; run inside the project or give root")

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from v13.errors import ConfigError, V13Error
 from v13.release.closure import Closure
+from v13.telemetry.servers import CLOSURE_PORT
 
 __all__ = ["ClosureExporter", "watch"]
 
@@ -43,7 +44,7 @@ class ClosureExporter:
     the age of the last tells of a watcher that stopped.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 8004) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = CLOSURE_PORT) -> None:
         self._registry = CollectorRegistry()
         self._error: Gauge | None = None
         self._success: Gauge | None = None

@@ -130,7 +130,7 @@ def certify(
         "key": key,
         "full": full,
         "surrogates_of": "simulated clustered flow" if of is None else "search part of the recording",
-        "config_fingerprint": configs.fingerprint(run.config),
+        "config_fingerprint": configs.fingerprint(_judging(run.config)),  # as the key: a kept one may be another run's
         "code_fingerprint": code_fingerprint(),
     }
     path = run.root / CERTIFICATES / f"{key[:32]}.json"

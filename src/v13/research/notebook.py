@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,18 +17,19 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config as Traits
 
 from v13 import errors, market, store
+from v13.config import find_root
 from v13.errors import ConfigError, V13Error
+from v13.measures import StepVerdict
 from v13.research import figures
 from v13.research.run import Run, open_run
 
 __all__ = [
+    "CLOSURE_NOTEBOOK",
     "DEMO",
     "NOTEBOOKS",
     "PARAMETERS",
-    "StepVerdict",
     "demo_data",
     "execute",
-    "find_root",
     "finish",
     "show",
     "start",
@@ -42,6 +42,7 @@ NOTEBOOKS: Final = (
     "04_acceptance",
     "05_noise_certificate",
 )
+CLOSURE_NOTEBOOK: Final = "06_metrics_closure"  # has parameters of its own and joins where a runner was watched
 DEMO: Final = "demo"  # as `data`: the embedded simulated market
 
 # The one list of papermill parameters, the same in every notebook: name, accepted types.
@@ -54,19 +55,6 @@ PARAMETERS: Final[dict[str, tuple[type, ...]]] = {
     "seed": (int, type(None)),
 }
 _OF_IPYTHON: Final = {"In", "Out", "exit", "quit", "get_ipython", "open"}
-
-
-@dataclass(frozen=True)
-class StepVerdict:
-    """What one notebook concludes."""
-
-    notebook: str
-    status: str
-    summary: str
-    numbers: Mapping[str, Any]
-
-    def _repr_html_(self) -> str:
-        return f"<p><b>{self.status}</b> &mdash; {self.summary}</p>"
 
 
 def start(namespace: Mapping[str, Any]) -> Run:
@@ -141,20 +129,6 @@ def finish(run: Run, verdict: StepVerdict) -> StepVerdict:
     return verdict
 
 
-def find_root(start_at: Path) -> Path:
-    """Return the nearest folder at or above `start_at` that holds config/system.yaml.
-
-    Raises
-    ------
-    ConfigError
-        There is none.
-    """
-    for folder in (start_at, *start_at.parents):
-        if (folder / "config" / "system.yaml").is_file():
-            return folder
-    raise ConfigError(f"{start_at}: no config/system.yaml here or above; run inside the project or give root")
-
-
 def demo_data(root: Path) -> list[Path]:
     """Return the files of the embedded demo market, simulating them once into runs/demo."""
     folder = root / "runs" / "demo"
@@ -181,7 +155,8 @@ def execute(name: str, folder: Path, executed: Path, parameters: Mapping[str, An
     V13Error
         The class the notebook failed with, where it was one of ours; else V13Error with the cell's error.
     """
-    check_parameters(parameters)
+    if name in NOTEBOOKS:
+        check_parameters(parameters)
     source = folder / f"{name}.ipynb"
     if not source.is_file():
         raise ConfigError(f"{source}: no such notebook")

@@ -28,7 +28,12 @@ from v13.research.trials import SymbolPart
 
 __all__ = ["Run", "make_run", "open_run", "read_policy"]
 
-OTHER_WINGS: Final = ("live", "release", "telemetry")  # import-linter holds that research does not import them
+OTHER_WINGS: Final = (
+    "live",
+    "release",
+    "telemetry",
+    "rehearsal",
+)  # import-linter holds that research does not import them
 
 
 @dataclass(frozen=True)

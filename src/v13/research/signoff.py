@@ -18,21 +18,32 @@ from v13 import measures, store
 from v13.config import Config
 from v13.errors import EXIT_GATE, EXIT_OK, StoreError
 from v13.research import figures, report
-from v13.research.certificate import certify, find
+from v13.research.attachment import MAX_BYTES, attach
+from v13.research.certificate import Certificate, certify, find
 from v13.research.defects import gap_list, n_bad_rows, source_rows
-from v13.research.live_evidence import LiveReport, completed, read_report
-from v13.research.notebook import NOTEBOOKS, execute
+from v13.research.live_evidence import CLOSURE_FILE, REPORT_FILE, read_report
+from v13.research.notebook import CLOSURE_NOTEBOOK, NOTEBOOKS, execute
 from v13.research.run import Run, open_run
 from v13.research.sealing import enter_look
 from v13.research.stages import CALIBRATION_FILE, SCHEMAS
 
-__all__ = ["ChangedSetting", "SignOff", "changed_settings", "named_settings", "sign_off"]
+__all__ = [
+    "ChangedSetting",
+    "SignOff",
+    "bundle_manifest",
+    "bundle_name",
+    "changed_settings",
+    "named_settings",
+    "sign_off",
+    "write_bundle",
+]
 
 # Sections of the config that say how is judged; `market.quality` too. What is judged stands among the parameters.
 JUDGING = ("acceptance", "search", "calibration", "noise")
 MAX_NAMED = 4  # of changed settings in one line; the table has all
 MAX_SHOWN = 60  # characters of a value
 ABSENT = "not searched"  # an axis that one of two grids does not have
+ACCEPTANCE = "04_acceptance"  # judges what a runner has shown, too
 CERTIFICATE_FILE = "noise_certificate.json"
 ARTIFACTS = (
     "best_global.yaml",
@@ -93,6 +104,8 @@ def sign_off(
     progress: bool = False,
     count: Callable[[int, int], None] | None = None,
     live: Path | None = None,
+    rehearse: Callable[[Run, Path], Path] | None = None,
+    attach_bytes: int = MAX_BYTES,
     say: Callable[[str], None] = lambda _: None,
 ) -> SignOff:
     """Run all notebooks on `data` and write the bundle.
@@ -116,20 +129,24 @@ def sign_off(
     count : callable, optional
         Called with (null markets judged, in all).
     live : Path, optional
-        Folder of a metrics alignment with its report: the runner's criteria are then judged, and its files join the
-        artifacts.
+        Folder of a metrics alignment with its report: the runner's criteria are then judged, its files join the
+        artifacts, and notebook 06 the pages.
+    rehearse : callable, optional
+        Instead of `live`: called with the run and the folder its released parameters and calibration lie in, before the
+        holdout is looked at; makes that report and returns its folder. Research starts no runner itself.
+
+    attach_bytes : int, >= 0
+        The bars join the bundle where they take at most so much; see `attachment`.
 
     Raises
     ------
     ConfigError, DataError, StoreError
         Nothing of the old outputs is touched then.
     """
-    evidence = None if live is None else read_report(live, time.time_ns() // 1_000_000)
+    evidence = None if live is None else read_report(live, _now_ms())
     folder = notebooks or root / "notebooks"
     run = open_run(data, root=root, out=out, symbol=symbol, env=env, seed=seed)
-    name = f"{'-'.join(run.recordings)[:60]}-{run.key[:8]}"
-    if run.simulated:
-        name = f"SIMULATED-{name}"
+    name = bundle_name(run)
     if run.config.noise.markets:
         say(report.TITLES["05_noise_certificate"])
         certify(run, full=full, workers=workers, progress=count)
@@ -143,27 +160,49 @@ def sign_off(
     with store.staged_dir(out) as work, store.staged_dir(reports / name) as bundle:
         executed = bundle / "notebooks"
         executed.mkdir()
-        for notebook in NOTEBOOKS:
+        pages: list[str] = []
+
+        def page(notebook: str, values: Mapping[str, Any]) -> None:
             say(report.TITLES[notebook])
-            execute(
-                notebook,
-                folder,
-                executed / f"{notebook}.ipynb",
-                parameters | {"out": str(work.resolve())},
-                progress=progress,
+            made = executed / f"{notebook}.ipynb"
+            execute(notebook, folder, made, values, progress=progress)
+            text = report.notebook_page(made, report.TITLES[notebook], run.simulated)
+            store.write_text(bundle / f"{notebook}.html", text)
+            pages.append(notebook)
+
+        for notebook in NOTEBOOKS:
+            if notebook == ACCEPTANCE:
+                if rehearse is not None:
+                    evidence = read_report(rehearse(run, work), _now_ms())
+                for path in () if evidence is None else evidence.files:
+                    store.copy(path, work / path.name)  # where the acceptance looks for them
+            page(notebook, parameters | {"out": str(work.resolve())})
+        if evidence is not None:
+            closure = str(work.resolve() / CLOSURE_FILE)
+            page(CLOSURE_NOTEBOOK, {"closure": closure, "out": str(work.resolve()), "root": parameters["root"]})
+        document = write_bundle(run, name, work, bundle, pages, find(run))
+        if not attach(run, bundle, symbol=symbol, max_bytes=attach_bytes):
+            say(
+                f"the bars take over {attach_bytes:,} bytes and are not attached: `v13 verify` will need the recordings"
             )
-            page = report.notebook_page(executed / f"{notebook}.ipynb", report.TITLES[notebook], run.simulated)
-            store.write_text(bundle / f"{notebook}.html", page)
-        document = _write_bundle(run, name, work, bundle, evidence)
-        store.write_json(bundle / "manifest.json", _manifest(run, data, bundle, document))
+        store.write_json(bundle / "manifest.json", bundle_manifest(run, data, bundle, document))
     installed = _install(out / CALIBRATION_FILE, root / "config" / "calibration" / CALIBRATION_FILE)
     store.point(reports / "latest", reports / name)
     return SignOff(name, reports / name, out, document["verdict"], run.simulated, document, installed)
 
 
-def _write_bundle(run: Run, name: str, work: Path, bundle: Path, evidence: LiveReport | None) -> dict[str, Any]:
+def bundle_name(run: Run) -> str:
+    """Return the name of the bundle's folder: symbols and key, and SIMULATED in front where it is."""
+    name = f"{'-'.join(run.recordings)[:60]}-{run.key[:8]}"
+    return f"SIMULATED-{name}" if run.simulated else name
+
+
+def write_bundle(
+    run: Run, name: str, work: Path, bundle: Path, pages: Sequence[str], proof: Certificate | None
+) -> dict[str, Any]:
     """Write everything of the bundle but the notebooks and the manifest; return signoff.json."""
     names = [*ARTIFACTS, *(f"score_monotonicity_{h}.png" for h in run.config.search.horizons_bars)]
+    names += [name for name in (REPORT_FILE, CLOSURE_FILE) if CLOSURE_NOTEBOOK in pages]
     for artifact in names:
         store.copy(work / artifact, bundle / "artifacts" / artifact)
     quality = store.read_json(work / "data_quality.json")
@@ -173,12 +212,6 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path, evidence: LiveR
         if part["key"] != run.key:
             raise StoreError(f"{work}: a notebook wrote for other inputs or code than this sign-off's; run it again")
     verdict = measures.Verdict.from_dict(acceptance["verdict"])
-    if evidence is not None:
-        verdict = completed(verdict, evidence, run.config, search["parameters_fingerprint"])
-        for path in evidence.files:
-            store.copy(path, bundle / "artifacts" / path.name)
-            names.append(path.name)
-    proof = find(run)
     if proof is not None:
         store.write_json(bundle / "artifacts" / CERTIFICATE_FILE, dict(proof.document))
     document: dict[str, Any] = {
@@ -217,10 +250,14 @@ def _write_bundle(run: Run, name: str, work: Path, bundle: Path, evidence: LiveR
     store.write_json(bundle / "signoff.json", document)
     measured = any(c.estimate is not None for c in verdict.criteria)
     picture = figures.png(figures.criteria_figure(verdict, run.simulated)) if measured else b""
-    store.write_text(bundle / "index.html", report.index_page(name, document, picture, NOTEBOOKS))
+    store.write_text(bundle / "index.html", report.index_page(name, document, picture, pages))
     store.write_text(bundle / "signoff.junit.xml", report.junit(name, document))
     store.write_text(bundle / "summary.md", report.markdown(name, document))
     return document
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _install(made: Path, place: Path) -> bool:
@@ -291,7 +328,8 @@ def _data_row(run: Run, symbol: str) -> dict[str, Any]:
     }
 
 
-def _manifest(run: Run, data: Sequence[str | Path], bundle: Path, document: dict[str, Any]) -> dict[str, Any]:
+def bundle_manifest(run: Run, data: Sequence[str | Path], bundle: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Return manifest.json of a bundle that holds everything else."""
     inputs = {s.path: Path(s.path) for r in run.recordings.values() for s in r.sources}
     inputs |= {f"config: {p.name}": p for p in run.config_files}
     outputs = {str(p.relative_to(bundle)): p for p in sorted(bundle.rglob("*")) if p.is_file()}

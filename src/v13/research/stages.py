@@ -15,16 +15,18 @@ from typing import Any
 
 from v13 import measures, store
 from v13.detector import DetectorParams
+from v13.measures import StepVerdict
 from v13.research import figures
 from v13.research.acceptance import HoldoutResult
 from v13.research.calibration import quality_dict
 from v13.research.certificate import Certificate, certify, criterion
 from v13.research.defects import gap_list, n_bad_rows, quality_document
-from v13.research.notebook import StepVerdict
+from v13.research.live_evidence import completed_from
 from v13.research.pipeline import CalibrationResult, calibrate, judge_holdout
 from v13.research.run import Run
 from v13.research.sealing import enter_look, record_verdict
 from v13.research.search import SearchResult, read_params, search, write_search
+from v13.store import Look
 
 __all__ = [
     "CALIBRATION_FILE",
@@ -36,6 +38,7 @@ __all__ = [
     "conclude_certificate",
     "conclude_quality",
     "conclude_search",
+    "judge_look",
     "released_params",
     "write_acceptance",
     "write_calibration",
@@ -105,22 +108,34 @@ def write_calibration(run: Run, result: CalibrationResult) -> None:
 def accept_run(run: Run) -> HoldoutResult:
     """Judge the released parameters and their calibration on the holdout, and this very pipeline on noise.
 
-    The look at the holdout is entered in the ledger first, and is judged at what it costs.
+    The look at the holdout is entered in the ledger first, and is judged at what it costs. Where a sign-off has put
+    the report of a runner into the run's folder, the criteria only a runner can answer are judged by it.
     """
     params = released_params(run)
+    _calibration_document(run, params)  # made before the look, where it is not there
+    look = enter_look(run)
+    result = judge_look(run, look, certify(run) if run.config.noise.markets else None)
+    record_verdict(run, result.verdict.overall.value)  # of the look: what a runner shows has no part in it
+    return replace(result, verdict=completed_from(result.verdict, run.out, run.config, params.fingerprint()))
+
+
+def judge_look(run: Run, look: Look, certificate: Certificate | None) -> HoldoutResult:
+    """Judge a look that was entered: `accept_run` without the ledger and without a runner's report."""
+    params = released_params(run)
+    report = store.read_json(run.out / "tuning_report.json")
+    result = judge_holdout(run, params, _calibration_document(run, params), report["max_statistic"], look)
+    return replace(result, verdict=measures.Verdict.of([*result.verdict.criteria, criterion(certificate)]))
+
+
+def _calibration_document(run: Run, params: DetectorParams) -> dict[str, Any]:
+    """Return the calibration of this run, fitted and written now if it has not been."""
     path = run.out / CALIBRATION_FILE
-    document = store.read_json(path) if path.is_file() else None
+    document: dict[str, Any] | None = store.read_json(path) if path.is_file() else None
     if document is None or document.get("key") != run.key:
         fitted = calibrate(run, params)
         write_calibration(run, fitted)
         document = fitted.document
-    report = store.read_json(run.out / "tuning_report.json")
-    look = enter_look(run)
-    result = judge_holdout(run, params, document, report["max_statistic"], look)
-    proof = criterion(certify(run) if run.config.noise.markets else None)
-    result = replace(result, verdict=measures.Verdict.of([*result.verdict.criteria, proof]))
-    record_verdict(run, result.verdict.overall.value)
-    return result
+    return document
 
 
 def write_acceptance(run: Run, result: HoldoutResult) -> None:

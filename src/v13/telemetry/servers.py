@@ -11,11 +11,12 @@ from v13.telemetry.rules import ALERTS_FILE, RECORDING_FILE, SLO_ALERTS_FILE, WR
 from v13.telemetry.signals import CLOSURE_JOB, RUNNER_JOB, duration_text
 from v13.telemetry.slo import SloTable
 
-__all__ = ["ALERTMANAGER_FILE", "PROMETHEUS_FILE", "Exporter", "server_files"]
+__all__ = ["ALERTMANAGER_FILE", "CLOSURE_PORT", "PROMETHEUS_FILE", "Exporter", "server_files"]
 
 PROMETHEUS_FILE: Final = "prometheus_divergence.yml"
 ALERTMANAGER_FILE: Final = "alertmanager.yml"
-CLOSURE_TARGET: Final = "localhost:8004"
+CLOSURE_PORT: Final = 8004  # of `v13 closure --watch`
+CLOSURE_TARGET: Final = f"localhost:{CLOSURE_PORT}"
 PROMETHEUS_TARGET: Final = "localhost:9090"
 ALERTMANAGER_TARGET: Final = "localhost:9093"
 MOST_SERIES: Final = 50_000  # of one scrape: 50 symbols make about 600; a runaway is not stored

@@ -29,17 +29,23 @@ STEP_S: Final = 15  # of the subquery that integrates a gauge: an hour is off by
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantile(Signal):
-    """A quantile of a histogram over a window."""
+class _OfOne(Signal):
+    """What is made of the series of one metric."""
 
-    made_for: ClassVar[tuple[str, ...]] = ("histogram",)
-    q: float
     of: Selector
-    window_s: int
 
     @property
     def selectors(self) -> tuple[Selector, ...]:
         return (self.of,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantile(_OfOne):
+    """A quantile of a histogram over a window."""
+
+    made_for: ClassVar[tuple[str, ...]] = ("histogram",)
+    q: float
+    window_s: int
 
     @property
     def operation(self) -> str:
@@ -189,18 +195,13 @@ class Available(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gauge(Signal):
+class Gauge(_OfOne):
     """A gauge as it stands, the worst of what it is not told apart by: `pick` is max or min."""
 
     made_for: ClassVar[tuple[str, ...]] = ("gauge", "flag")
     is_recorded: ClassVar[bool] = False
-    of: Selector
     divided_by: float = 1.0
     pick: str = "max"
-
-    @property
-    def selectors(self) -> tuple[Selector, ...]:
-        return (self.of,)
 
     @property
     def operation(self) -> str:
@@ -216,17 +217,12 @@ class Gauge(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfCounter(Signal):
+class _OfCounter(_OfOne):
     """A function of one counter over a window."""
 
     made_for: ClassVar[tuple[str, ...]] = ("counter",)
     function: ClassVar[str] = ""
-    of: Selector
     window_s: int
-
-    @property
-    def selectors(self) -> tuple[Selector, ...]:
-        return (self.of,)
 
     @property
     def operation(self) -> str:
@@ -267,16 +263,11 @@ class Changes(_OfCounter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Age(Signal):
+class Age(_OfOne):
     """Seconds since the time a gauge names."""
 
     made_for: ClassVar[tuple[str, ...]] = ("gauge",)
     is_recorded: ClassVar[bool] = False
-    of: Selector
-
-    @property
-    def selectors(self) -> tuple[Selector, ...]:
-        return (self.of,)
 
     @property
     def operation(self) -> str:
@@ -296,20 +287,15 @@ class Age(Signal):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Absent(Signal):
+class Absent(_OfOne):
     """1 where there are no such series at all."""
 
     made_for: ClassVar[tuple[str, ...]] = ("gauge", "flag", "counter")
     is_recorded: ClassVar[bool] = False
-    of: Selector
 
     @property
     def labels(self) -> tuple[str, ...]:
         return ("job",)
-
-    @property
-    def selectors(self) -> tuple[Selector, ...]:
-        return (self.of,)
 
     @property
     def operation(self) -> str:

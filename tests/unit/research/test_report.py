@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,6 +132,34 @@ def test_a_pass_says_of_each_criterion_what_it_was_judged_on(keys: list[str], sa
     open_one = Criterion("plateau_of_another", "Open", Status.NOT_APPLICABLE, detail="Nothing to compare.")
     passed = [Criterion(key, key, Status.PASS, detail="Met.") for key in keys]
     assert report.summary_sentence(signoff(*passed, open_one, verdict="PASS")) == said
+
+
+def test_what_a_runner_has_shown_is_said_to_be_of_a_rehearsal_and_asked_to_stay_below() -> None:
+    seen = [
+        Criterion("accuracy_10", "Accuracy", Status.PASS, detail="Good."),
+        Criterion("pipeline_p95", "Pipeline latency P95", Status.PASS, 7.0, threshold=100.0, unit="ms", detail="Fast."),
+        Criterion("hot_reload", "Hot reload works", Status.PASS, detail="It did."),
+    ]
+    found = signoff(*seen, verdict="PASS")
+    assert report.summary_sentence(found) == (
+        "All 3 criteria are met: latencies and hot reload in a real runner, the rest on the holdout, which the search "
+        "never saw."
+    )
+    assert any(
+        "were seen in a rehearsal on one machine, without the real exchange" in line for line in attention(found)
+    )
+    page = report.index_page("run", found, b"", ["06_metrics_closure"])
+    assert "below 100 ms" in page
+    assert "hot reload in a real runner that was rehearsed for it" in page
+    assert '<a href="06_metrics_closure.html">6. Metrics closure</a>' in page
+    assert "below 100 ms" in report.markdown("run", found)
+    full = [*seen, *(replace(seen[1], key=key, title=key) for key in ("compute_p95", "event_p95", "closure"))]
+    said = report.summary_sentence(signoff(*full, verdict="PASS"))
+    assert ": latencies, metrics closure and hot reload in a real runner, the rest" in said
+    unseen = signoff(seen[0], *(replace(c, status=Status.NOT_RUN) for c in seen[1:]), verdict="PASS")
+    assert "that recorded data can answer" in report.summary_sentence(unseen)
+    assert not any("rehearsal" in line for line in attention(unseen))
+    assert "rehearsed" not in report.index_page("run", unseen, b"", [])
 
 
 def certificate(n_passed: int, n_markets: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 
@@ -9,9 +10,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.conftest import REPO
-from v13.cli.monitoring import DASHBOARD_FILE
+from v13.cli import closure
+from v13.config import load
+from v13.telemetry.built_files import DASHBOARD_FILE
 from v13.telemetry.dashboard import UID, Links
-from v13.telemetry.servers import ALERTMANAGER_FILE, PROMETHEUS_FILE
+from v13.telemetry.servers import ALERTMANAGER_FILE, CLOSURE_PORT, PROMETHEUS_FILE, Exporter, server_files
+from v13.telemetry.signals import CLOSURE_JOB, RUNNER_JOB
 from v13.telemetry.slo import load_slo
 
 FOLDER = REPO / "config" / "monitoring"
@@ -34,9 +38,10 @@ def mounts(service):
 
 
 def test_all_that_is_needed_is_started_at_pinned_versions(services):
-    assert set(services) == {"net", "runner", "prometheus", "alertmanager", "grafana"}
+    assert set(services) == {"net", "runner", "closure", "prometheus", "alertmanager", "grafana"}
     images = {name: service["image"] for name, service in services.items() if "image" in service}
-    assert set(services) - set(images) == {"runner"}
+    assert set(services) - set(images) == {"runner", "closure"}
+    assert services["closure"]["build"] == services["runner"]["build"]
     images["runner"] = re.search(r"^FROM (\S+)$", (FOLDER / "runner.Dockerfile").read_text(), re.MULTILINE)[1]
     for name, image in images.items():
         assert re.search(r":v?\d+\.\d+\.\d+", image), name
@@ -50,7 +55,35 @@ def test_nothing_is_reachable_from_other_machines(services):
         else:
             assert service["network_mode"] == "service:net"
             assert "ports" not in service
-    assert [port.rpartition(":")[2] for port in ports] == ["8003", "9090", "9093", "3000"]
+    assert [port.rpartition(":")[2] for port in ports] == ["8003", "8004", "9090", "9093", "3000"]
+
+
+def test_every_target_that_prometheus_scrapes_is_a_service_of_this_file(services):
+    body = server_files(load_slo(REPO / "config" / "slo.yaml"), Exporter())[PROMETHEUS_FILE].body
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in body["scrape_configs"]}
+    published = {port.rpartition(":")[2] for port in services["net"]["ports"]}
+    assert {target.rpartition(":")[2] for (target,) in targets.values()} <= published
+    command = services["closure"]["command"]
+    assert targets[CLOSURE_JOB] == [f"localhost:{command[command.index('--port') + 1]}"]
+    for name, job in (("closure", CLOSURE_JOB), ("runner", RUNNER_JOB)):
+        assert f"http://{targets[job][0]}/" in services[name]["healthcheck"]["test"][-1]
+
+
+def test_the_closure_watcher_is_started_as_the_command_line_takes_it(services):
+    service = services["closure"]
+    program, *arguments = [*service["entrypoint"], *service["command"]]
+    assert program == "v13"
+    parser = argparse.ArgumentParser()
+    closure.add(parser.add_subparsers())
+    parsed = parser.parse_args(arguments)
+    assert parsed.watch
+    assert parsed.port == closure.WATCH_PORT == CLOSURE_PORT
+    assert parsed.prometheus == "http://localhost:9090"
+    inside, runner = mounts(service), mounts(services["runner"])
+    assert inside == {place: folder for place, folder in runner.items() if place in inside}  # the runner's own log
+    assert service["user"] == services["runner"]["user"]
+    log = load(REPO, environ={}).config.runner.log
+    assert any(f"{parsed.root}/{log}".startswith(f"{place}/") for place in inside)
 
 
 def test_every_folder_that_is_mounted_is_there_and_what_is_built_is_found_in_it(services):
