@@ -1,18 +1,21 @@
 # Every target bootstraps first; a second bootstrap takes no time. ARGS is handed on: make test ARGS="-k manifest"
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap signoff test lint bench certify stress misbehave lab lock clean
+.PHONY: help bootstrap signoff signoff-live test lint bench certify stress stress-deploy misbehave lab lock clean
 
 BIN := .venv/bin
 ARGS ?=
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 bootstrap: ## make .venv from requirements.lock
 	@bash scripts/bootstrap.sh
 
 signoff: bootstrap ## simulate the demo market, run the notebooks on it, write the report
 	$(BIN)/v13 signoff --demo $(ARGS)
+
+signoff-live: bootstrap ## the same with a runner rehearsed on the way: every criterion judged (needs prometheus)
+	$(BIN)/v13 signoff --demo --with-live $(ARGS)
 
 lint: bootstrap ## style, types, storeys, notebooks without outputs
 	$(BIN)/ruff check .
@@ -22,7 +25,7 @@ lint: bootstrap ## style, types, storeys, notebooks without outputs
 	find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec $(BIN)/nbstripout --verify --keep-id {} +
 
 test: lint ## lint, then all tests
-	$(BIN)/pytest -q -n auto $(ARGS)
+	$(BIN)/pytest -q -n auto --dist loadgroup $(ARGS)
 
 bench: bootstrap ## medians and ratios on this machine, against the named peers
 	@$(BIN)/python -c 'import vectorbt' 2>/dev/null || bash scripts/bench_peers.sh
@@ -33,6 +36,9 @@ certify: bootstrap ## 1,001 markets without an edge, 490 with one, whole pipelin
 
 stress: bootstrap ## 200 runners killed at random moments: no event lost, none doubled
 	$(BIN)/python -m tests.stress.kills $(ARGS)
+
+stress-deploy: bootstrap ## 300 deploys and rollbacks with a kill, and each step with a full or read-only disk (hours)
+	$(BIN)/python -m tests.stress.deploy_kills $(ARGS)
 
 misbehave: bootstrap ## every alert seen to fire from a runner that really misbehaves (5 minutes, needs prometheus)
 	$(BIN)/python -m tests.stress.misbehave $(ARGS)

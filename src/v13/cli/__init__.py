@@ -21,7 +21,23 @@ EXIT_INTERRUPTED = 130  # what shells report for Ctrl-C
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     # Heavy imports stay out of `v13 --version`.
-    from v13.cli import closure, config, data, edge, events, ledger, monitoring, noise, run, signoff, steps
+    from v13.cli import (
+        closure,
+        config,
+        data,
+        deploy,
+        edge,
+        events,
+        ledger,
+        monitoring,
+        noise,
+        rollback,
+        run,
+        signoff,
+        steps,
+        trust,
+        verify,
+    )
 
     parser = argparse.ArgumentParser(
         prog="v13",
@@ -41,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     events.add(commands)
     monitoring.add(commands)
     closure.add(commands)
+    deploy.add(commands)
+    rollback.add(commands)
+    verify.add(commands)
+    trust.add(commands)
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
         parser.print_help(sys.stderr)

@@ -29,9 +29,10 @@ def add(commands: Any) -> None:
         "show",
         help="print every setting",
         description="Print every setting with the value a command would get: config/system.yaml < "
-        "config/environments/ENV.yaml < variables V13__SECTION__KEY.",
+        "config/environments/ENV.yaml < FILE of --settings < variables V13__SECTION__KEY.",
     )
     show.add_argument("--env", choices=("development", "testing", "production"), help="config layer to add")
+    show.add_argument("--settings", type=Path, metavar="FILE", help="settings above those of the environment, YAML")
     show.add_argument(
         "--origin", action="store_true", help="say where each value comes from: file:line, env:NAME or default"
     )
@@ -43,7 +44,7 @@ def add(commands: Any) -> None:
 def _show(arguments: argparse.Namespace) -> int:
     from v13.config import load
 
-    loaded = load(project_root(arguments), arguments.env, environ=os.environ)
+    loaded = load(project_root(arguments), arguments.env, environ=os.environ, overlay=arguments.settings)
     tree = _tree(loaded, with_origin=arguments.origin)
     if arguments.format == "json":
         print(json.dumps(_as_json(tree), indent=INDENT, ensure_ascii=False))

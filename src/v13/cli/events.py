@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from v13.cli.options import log
+from v13.cli.options import add_site_options, log, project_root
 from v13.errors import EXIT_OK, StoreError
 
 if TYPE_CHECKING:  # data frames take a while to import: a typing error is told before that
@@ -40,6 +40,13 @@ def add(commands: Any) -> None:
         "outcomes. csv, jsonl and parquet hold every field.",
     )
     parser.add_argument("--log", type=Path, default=DEFAULT_LOG, metavar="PATH", help="default: %(default)s")
+    parser.add_argument(
+        "--served",
+        action="store_true",
+        help="the events that count: of each symbol and time those of the release that served it, out of all releases' "
+        "logs of `v13 deploy`",
+    )
+    add_site_options(parser)
     parser.add_argument(
         "--since",
         type=time_or_duration,
@@ -78,19 +85,38 @@ def _run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error("--follow writes to stdout; leave --out away, or send stdout to a file")
     if arguments.salvage is not None:
         return _salvage(arguments.log, arguments.salvage)
-    from v13 import store
+    if arguments.served:
+        if arguments.follow:
+            parser.error("--served does not follow; ask again")
+        return _write([_served(arguments)], arguments)
     from v13.store.event_reader import EventReader
 
     with EventReader(arguments.log) as reader:
-        if arguments.out is None:
-            return _to_stdout(reader, arguments)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                spool = Path(folder, "events")
-                _write_file(_frames(reader, arguments), arguments.format, spool)
-                store.copy(spool, arguments.out)
-        except OSError as error:
-            raise StoreError(f"{arguments.out}: could not be prepared in the temporary folder: {error}") from error
+        return _write(_frames(reader, arguments), arguments)
+
+
+def _served(arguments: argparse.Namespace) -> pl.DataFrame:
+    from v13.release.ledger import DeployLedger
+    from v13.release.served import served_events
+    from v13.release.site import open_site
+
+    site = open_site(project_root(arguments), arguments.env)
+    serving = DeployLedger(site.ledger).state().serving
+    return served_events(site, serving, since_ms=arguments.since, symbols=arguments.symbol)
+
+
+def _write(frames: Iterable[pl.DataFrame], arguments: argparse.Namespace) -> int:
+    from v13 import store
+
+    if arguments.out is None:
+        return _to_stdout(frames, arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            spool = Path(folder, "events")
+            _write_file(frames, arguments.format, spool)
+            store.copy(spool, arguments.out)
+    except OSError as error:
+        raise StoreError(f"{arguments.out}: could not be prepared in the temporary folder: {error}") from error
     print(arguments.out)
     return EXIT_OK
 
@@ -104,9 +130,9 @@ def _salvage(damaged: Path, out: Path) -> int:
     return EXIT_OK
 
 
-def _to_stdout(reader: EventReader, arguments: argparse.Namespace) -> int:
+def _to_stdout(frames: Iterable[pl.DataFrame], arguments: argparse.Namespace) -> int:
     try:
-        _write_text(_frames(reader, arguments), arguments.format, sys.stdout)
+        _write_text(frames, arguments.format, sys.stdout)
     except KeyboardInterrupt:
         if not arguments.follow:  # it is how following ends
             raise

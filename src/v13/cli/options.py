@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # research takes seconds to import: a typing error is told be
 
 __all__ = [
     "add_run_options",
+    "add_site_options",
     "check_paths",
     "counter",
     "data_paths",
@@ -46,6 +47,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="folder that holds config/ (default: found upward from here)")
 
 
+def add_site_options(parser: argparse.ArgumentParser) -> None:
+    """Add --env and --root."""
+    parser.add_argument(
+        "--env",
+        choices=("development", "testing", "production"),
+        default="production",
+        help="config layer (default: %(default)s)",
+    )
+    parser.add_argument("--root", type=Path, help="folder that holds config/ (default: found upward from here)")
+
+
 def seed(text: str) -> int:
     """Read a seed: a whole number from 0 to 2^32 - 1."""
     value = int(text)
@@ -56,9 +68,11 @@ def seed(text: str) -> int:
 
 def project_root(arguments: argparse.Namespace) -> Path:
     """Return the folder that holds config/."""
-    from v13.research.notebook import find_root
+    if arguments.root:
+        return Path(arguments.root)
+    from v13.config.loader import find_root
 
-    return Path(arguments.root) if arguments.root else find_root(Path.cwd())
+    return find_root(Path.cwd())
 
 
 def data_paths(arguments: argparse.Namespace, root: Path) -> list[Path]:

@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
         "at any moment it goes on where its event log ends.",
     )
     parser.add_argument("--env", choices=("development", "testing", "production"), help="config layer to add")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="settings above those of the environment, YAML")
     parser.add_argument(
         "--feed",
         default=LIVE,
@@ -61,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.feed != LIVE:
         paths = tuple(Path(p) for p in arguments.feed.removeprefix(REPLAY).split(",") if p)
         replay = Replay(paths, speed, tuple(arguments.symbols or ()))
-    settings = partial(load, root, arguments.env, environ=dict(os.environ), overrides=flags)
+    settings = partial(load, root, arguments.env, environ=dict(os.environ), overrides=flags, overlay=arguments.settings)
     run(root, settings, replay=replay, say=log)
     return EXIT_OK
 

@@ -1,0 +1,316 @@
+"""A rollback: stop what is bad, give its symbols back to the bar, and see that what served before serves again.
+
+It takes over whatever is under way, a deploy or a rollback whose worker is gone, from any step of it. While a deploy is
+under way the release before never stopped, so nothing has to start; after it, that release is restored and catches up
+from the log of the bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from v13 import store
+from v13.errors import ReleaseError, StoreError, V13Error
+from v13.release import runners
+from v13.release.backup import check_backup, list_backups, read_backup, restore
+from v13.release.build import check_release
+from v13.release.handover import handback_rows
+from v13.release.ledger import Claim, Operation, State
+from v13.release.monitoring import show_targets
+from v13.release.rig import Rig, wait_until
+from v13.release.verification import after_rollback
+from v13.release.workers import is_alive
+
+__all__ = ["RolledBack", "Target", "find_target", "plan", "roll_back"]
+
+EMERGENCY: Final = "emergency"
+GRACE_S: Final = 1.0  # of an emergency stop: SIGTERM, and SIGKILL when it is over
+Kind = Literal["emergency", "full", "automatic"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a rollback goes.
+
+    Attributes
+    ----------
+    bad : str
+        The release that is stopped.
+    good : str or None
+        The release that serves afterwards; None where there is none.
+    stamp : int or None
+        The backup it comes from; None where its directory stands and it runs, or is to be started as it is.
+    also : str or None
+        A further release that is stopped: the one in shadow, where a backup of a third one is restored.
+    """
+
+    bad: str
+    good: str | None
+    stamp: int | None
+    also: str | None = None
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """Return the releases that are stopped."""
+        return (self.bad,) if self.also is None else (self.bad, self.also)
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """How a rollback ended.
+
+    Attributes
+    ----------
+    operation : str
+    outcome : str
+        rolled_back, or stopped where nothing serves any more.
+    target : Target
+    seconds : float
+        Until it was verified.
+    problems : tuple of str
+        What the verification afterwards did not find as it should be.
+    """
+
+    operation: str
+    outcome: str
+    target: Target
+    seconds: float
+    problems: tuple[str, ...]
+
+
+def find_target(rig: Rig, kind: Kind, stamp: int | None) -> Target:
+    """Return what would be stopped and what would serve.
+
+    Raises
+    ------
+    ReleaseError
+        There is no such backup, or none at all to go back to where one is needed.
+    """
+    state = rig.ledger.state()
+    bad = state.candidate or state.stable
+    if bad is None:
+        raise ReleaseError(f"{rig.site.ledger}: nothing has been deployed; there is nothing to roll back")
+    if stamp is not None:
+        good = str(read_backup(rig.site, stamp)["release"])
+        is_third = good not in (bad, state.stable) and bad != state.stable
+        return Target(bad, good, stamp, state.stable if is_third else None)
+    if state.candidate is not None:
+        return Target(state.candidate, state.stable, None)
+    if kind == EMERGENCY:
+        return Target(bad, None, None)
+    for known in reversed(list_backups(rig.site)):
+        try:
+            good = str(check_backup(rig.site, known)["release"])
+        except (ReleaseError, StoreError) as error:  # one that is damaged must not keep an older one from being used
+            rig.say(f"backup {known} is passed over: {error}")
+            continue
+        if good != bad and good not in state.condemned:  # what was taken back once is no place to go back to
+            return Target(bad, good, known)
+    if kind == "automatic":  # a bad release is stopped, whether or not there is another
+        return Target(bad, None, None)
+    raise ReleaseError(f"{rig.site.backups}: there is no whole backup of another release; `--type emergency` stops")
+
+
+def roll_back(
+    rig: Rig,
+    *,
+    kind: Kind,
+    reason: str,
+    stamp: int | None = None,
+    evidence: Mapping[str, Any] | None = None,
+    goes_on: bool = False,
+) -> RolledBack:
+    """Roll back, from whatever state the deploy is in.
+
+    Parameters
+    ----------
+    rig : Rig
+    kind : str
+        emergency: stop within `deploy.emergency_s`, then give back what can be. full: also restore a backup. automatic:
+        full, by a guard or a failed deploy.
+    reason : str
+    stamp : int, optional
+        Unix time of the backup. Default: the release that runs in shadow, else the newest backup of another release.
+    evidence : mapping, optional
+        How it is known that the release is bad; plain values.
+    goes_on : bool
+        Take up the rollback that is under way; kind, stamp and target are its own.
+
+    Raises
+    ------
+    ReleaseError
+        There is nothing to roll back, a rollback is at work already, or it did not succeed in time; the ledger says how
+        far it came, and the same command goes on.
+    """
+    began_s = rig.clock.monotonic_s()
+    if goes_on:
+        claim = rig.ledger.resume()
+        facts = _operation(rig, claim).facts
+        kind, target = facts["type"], Target(facts["bad"], facts["good"], facts["stamp"], facts["also"])
+    else:
+        target = find_target(rig, kind, stamp)
+        if target.stamp is not None:
+            check_backup(rig.site, target.stamp)  # before anything is stopped
+        facts = {
+            "type": kind,
+            "reason": reason,
+            "env": rig.site.env,
+            "evidence": dict(evidence or {}),
+            **target.__dict__,
+        }
+        claim = rig.ledger.begin("rollback", facts, take_over=lambda now: _may_end(now, kind))
+    stop_s = rig.clock.monotonic_s()
+    if kind == EMERGENCY:  # before the lock: whoever holds it may take seconds
+        rig.supervisor.ensure_up()
+        runners.stop(rig, target.bad, GRACE_S)
+    stop_s = rig.clock.monotonic_s() - stop_s
+    for step, act in _STEPS.items():
+        operation = _operation(rig, claim)
+        if step in operation.done:
+            continue
+        rig.say(f"rollback: {step} ...")
+        found, rows = act(rig, claim, target, kind)
+        if step == "stop":
+            found["seconds"] = round(found["seconds"] + stop_s, 3)
+        rig.ledger.done(claim, step, found, rows)
+    done = _operation(rig, claim).done
+    problems = tuple(done["verify"]["problems"])
+    limit_s = rig.site.config.deploy.emergency_s
+    if kind == EMERGENCY and done["stop"]["seconds"] > limit_s:
+        problems += (f"the stop took {done['stop']['seconds']:.1f} s, allowed are {limit_s:g}",)
+    outcome = "stopped" if target.good is None else "rolled_back"
+    state = rig.ledger.check(claim)
+    rows = [("candidate", {"release": None})]
+    if target.good is not None and target.good != state.stable:
+        rows.append(("stable", {"release": target.good}))
+    rig.ledger.end(claim, outcome, reason, rows)
+    return RolledBack(claim.operation, outcome, target, rig.clock.monotonic_s() - began_s, problems)
+
+
+_Done = tuple[dict[str, Any], list[tuple[str, Any]]]
+
+
+def _stop(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:
+    began_s = rig.clock.monotonic_s()
+    with rig.acting(claim) as state:
+        rig.supervisor.ensure_up()
+        for release in target.stopped:
+            runners.stop(rig, release, GRACE_S if kind == EMERGENCY else None)
+            runners.remove(rig, release)
+        show_targets(rig, _running(state, but=target.stopped))
+        ports = {r: state.slots[r] for r in target.stopped if r in state.slots}
+        for release, port in ports.items():
+            if not isinstance(runners.ask(rig.site, port), str):
+                raise ReleaseError(f"port {port} still answers after {release} was stopped; find out who holds it")
+    return {"releases": list(target.stopped), "seconds": round(rig.clock.monotonic_s() - began_s, 3)}, []
+
+
+def _restore(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noqa: ARG001
+    """Have the good release run: it does already while a deploy is under way; else it starts and catches up."""
+    if target.good is None:
+        return {"release": None}, []
+    site, state = rig.site, rig.ledger.check(claim)
+    evidence: dict[str, Any] = {"release": target.good, "stamp": target.stamp}
+    with rig.acting(claim):
+        is_up = rig.supervisor.state(f"runner-{target.good}").state == "running"
+        if target.stamp is not None:
+            evidence["release"] = restore(site, target.stamp, rig.say)
+        check_release(site.release(target.good))
+        if is_up:
+            port = runners.overlay_port(site, target.good)
+        else:
+            port = next(p for p in site.config.deploy.ports if p not in _held(rig, state))
+            warm_from = None if target.bad == target.good else site.event_log(target.bad)
+            runners.write_overlay(site, target.good, port, site.symbols, warm_from)
+        runners.start(rig, target.good, port)
+    evidence |= {"port": port, "was_running": is_up}
+    return evidence, [("slot", {"release": target.good, "port": port})]
+
+
+def _handback(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noqa: ARG001
+    if target.good is None:
+        return {"symbols": []}, []
+    state, rows = rig.ledger.check(claim), []
+    for release in target.stopped:
+        if release != target.good:
+            rows += handback_rows(rig.site, state, release, target.good)
+    return {"symbols": [[facts["symbol"], facts["from_ms"]] for _, facts in rows]}, rows
+
+
+def _verify(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noqa: ARG001
+    if target.good is None:
+        return {"release": None, "problems": []}, []
+    state = rig.ledger.check(claim)
+    port = state.slots[target.good]
+    spent_s = wait_until(
+        rig,
+        claim,
+        rig.site.config.deploy.rollback_s,
+        f"release {target.good} serves again",
+        lambda: runners.missing_of(rig.site, str(target.good), port),
+    )
+    with rig.acting(claim):
+        show_targets(rig, {target.good: port})  # not before it answers: it would count as away
+        store.point(rig.site.current, rig.site.release(target.good))
+    facts = after_rollback(rig, target.good, port)
+    return {"release": target.good, "port": port, "seconds": round(spent_s, 3), **facts}, []
+
+
+_STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {
+    "stop": _stop,
+    "restore": _restore,
+    "handback": _handback,
+    "verify": _verify,
+}
+
+
+def _held(rig: Rig, state: State) -> set[int]:
+    """Return the ports on which a release of ours runs."""
+    return {p for r, p in state.slots.items() if rig.supervisor.state(f"runner-{r}").state in ("running", "starting")}
+
+
+def _running(state: State, but: tuple[str, ...]) -> dict[str, int]:
+    running = [r for r in (state.stable, state.candidate) if r is not None and r not in but]
+    return {r: state.slots[r] for r in running if r in state.slots}
+
+
+def _may_end(running: Operation, kind: Kind) -> bool:
+    """Return whether a rollback may take over: from a deploy always; from a rollback not at work, or to stop now."""
+    if running.kind != "rollback" or not is_alive(running.worker):
+        return True
+    return kind == EMERGENCY and running.facts["type"] != EMERGENCY
+
+
+def _operation(rig: Rig, claim: Claim) -> Operation:
+    operation = rig.ledger.check(claim).operation
+    assert operation is not None
+    return operation
+
+
+def plan(rig: Rig, kind: Kind, stamp: int | None) -> list[str]:
+    """Return what a rollback would do, without doing any of it.
+
+    Raises
+    ------
+    ReleaseError
+        As `find_target`; also where the backup is damaged.
+    """
+    target = find_target(rig, kind, stamp)
+    lines = [
+        f"stop release {' and '.join(target.stopped)}"
+        + (f" within {rig.site.config.deploy.emergency_s:g} s" * (kind == EMERGENCY))
+    ]
+    if target.stamp is not None:
+        try:
+            check_backup(rig.site, target.stamp)
+        except V13Error as error:
+            raise ReleaseError(f"backup {target.stamp} cannot be restored: {error}") from error
+        lines.append(f"restore release {target.good} from backup {target.stamp} (its bytes were just verified)")
+    if target.good is None:
+        return [*lines, "nothing serves afterwards"]
+    state = rig.ledger.state()
+    given = [s for s in dict.fromkeys(a.symbol for a in state.serving) if state.serves(s) in target.stopped]
+    lines.append(f"give {', '.join(given) or 'no symbol'} back to {target.good}, from the last committed bar on")
+    return [*lines, f"verify that {target.good} serves with its own configuration"]

@@ -1,0 +1,256 @@
+"""The processes of a release: runner and closure watcher as programs, their changeable settings, and what they answer.
+
+It starts and stops through the supervisor alone, and must not decide whether that is right.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from v13 import store
+from v13.config.yaml_lines import read_tree
+from v13.errors import ConfigError, StoreError
+from v13.release.build import ARTIFACTS, read_release
+from v13.release.monitoring_files import closure_port
+from v13.release.rig import Rig
+from v13.release.site import Site
+from v13.release.supervisor import Program
+from v13.store.event_standing import Standing, standing
+
+__all__ = [
+    "Answer",
+    "ask",
+    "guard_program",
+    "is_warm_and_fed",
+    "missing_of",
+    "overlay_port",
+    "programs",
+    "remove",
+    "scheme",
+    "start",
+    "stop",
+    "why_silent",
+    "write_overlay",
+]
+
+ANSWER_S: Final = 2.0
+GUARD: Final = "guard"
+MORE_STOP_S: Final = 5.0  # beyond the runner's own longest orderly stop
+CLOSURE_EVERY_S: Final = 10
+BARS: Final = "divergence_bars_total"
+ACTIVE: Final = "divergence_active_symbols"
+
+
+class Answer(NamedTuple):
+    """What a runner says of itself.
+
+    Attributes
+    ----------
+    ready : bool
+    reason : str
+        Why it is not.
+    version : str
+        Of the configuration in force: number and hash.
+    n_bars : int
+        Processed since it began.
+    n_symbols : int
+        Active ones.
+    """
+
+    ready: bool
+    reason: str
+    version: str
+    n_bars: int
+    n_symbols: int
+
+
+def programs(site: Site, release: str, port: int) -> tuple[Program, Program]:
+    """Return runner and closure watcher of a release."""
+    folder = site.release(release)
+    # Compiled modules lie outside: one planted in the release's folder is never read.
+    environ = {"PYTHONPATH": str(folder / "code"), "PYTHONUNBUFFERED": "1"}
+    environ["PYTHONPYCACHEPREFIX"] = str(site.home / "pycache" / release)
+    log = site.event_log(release)
+    base = (sys.executable, "-P", "-m", "v13.cli")
+    where = ("--env", site.env, "--root", str(folder))
+    runner = Program(
+        f"runner-{release}",
+        (*base, "run", *where, "--settings", str(site.overlay(release))),
+        folder,
+        environ,
+        log.with_name("runner.log"),
+        stop_s=site.config.runner.stop_s + MORE_STOP_S,
+    )
+    watcher = Program(
+        f"closure-{release}",
+        (
+            *(*base, "closure", "--watch", "--exporter", f"{scheme(site)}://127.0.0.1:{port}", "--log", str(log)),
+            *_login(site),
+            *("--port", str(closure_port(port)), "--every", f"{CLOSURE_EVERY_S}s", *where),
+        ),
+        folder,
+        environ,
+        log.with_name("closure.log"),
+    )
+    return runner, watcher
+
+
+def guard_program(site: Site) -> Program:
+    """Return the guard: it runs the code that deploys, not a release's."""
+    command = (sys.executable, "-P", "-m", "v13.cli", "deploy", "guard", "--env", site.env, "--root", str(site.root))
+    package = Path(store.__file__).resolve().parents[2]
+    environ = {"PYTHONPATH": str(package), "PYTHONUNBUFFERED": "1"}
+    return Program(GUARD, command, site.root, environ, site.home / "logs/guard.log")
+
+
+def write_overlay(site: Site, release: str, port: int, symbols: Sequence[str], warm_from: Path | None) -> None:
+    """Write the settings of a release that may change while it runs; the runner follows within a bar or two."""
+    store.write_yaml(
+        site.overlay(release),
+        {
+            "runner": {
+                "symbols": list(symbols),
+                "log": str(site.event_log(release)),
+                "warm_from": None if warm_from is None else str(warm_from),
+            },
+            "exporter": {"port": port, **_files(site)},
+        },
+        header=f"Of release {release}; written by v13 deploy.",
+    )
+
+
+def overlay_port(site: Site, release: str) -> int:
+    """Return the port a release was last started on.
+
+    Raises
+    ------
+    ConfigError
+        Its changeable settings are missing or damaged.
+    """
+    path = site.overlay(release)
+    tree = read_tree(path, str(path))
+    try:
+        return int(tree["exporter"]["port"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: expected exporter.port, found none; was it changed by hand?") from error
+
+
+def start(rig: Rig, release: str, port: int) -> None:
+    """Have runner and closure watcher of a release run; what runs already stays."""
+    for program in programs(rig.site, release, port):
+        program.log.parent.mkdir(parents=True, exist_ok=True)
+        rig.supervisor.install(program)
+        rig.supervisor.start(program.name)
+
+
+def stop(rig: Rig, release: str, grace_s: float | None = None) -> None:
+    """Have nothing of a release run, verified; its folder and its log stay."""
+    for name in (f"runner-{release}", f"closure-{release}"):
+        rig.supervisor.stop(name, grace_s)
+
+
+def remove(rig: Rig, release: str) -> None:
+    """Forget the programs of a release."""
+    for name in (f"runner-{release}", f"closure-{release}"):
+        rig.supervisor.remove(name)
+
+
+def ask(site: Site, port: int) -> Answer | str:
+    """Return what the runner on a port says of itself, or why there is no answer."""
+    exporter = site.config.exporter
+    auth = None
+    try:
+        if exporter.user is not None and exporter.password_file is not None:
+            password = (site.root / exporter.password_file).read_text(encoding="utf-8").rstrip("\n")
+            auth = (exporter.user, password)
+        verify: Any = True if exporter.tls_cert is None else str(site.root / exporter.tls_cert)
+        url = f"{scheme(site)}://127.0.0.1:{port}"
+        with httpx.Client(timeout=ANSWER_S, auth=auth, verify=verify, trust_env=False) as client:
+            ready = client.get(f"{url}/-/ready")
+            metrics = client.get(f"{url}/metrics")
+        metrics.raise_for_status()
+        families = text_string_to_metric_families(metrics.text)
+        samples = {(s.name, s.labels.get("version", "")): s.value for f in families for s in f.samples}
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        return f"port {port}: {type(error).__name__}: {error}"
+    config = [v for (name, v), value in samples.items() if name == "divergence_active_config_info" and value == 1]
+    if len(config) != 1 or not samples.keys() >= {(name, "") for name in (BARS, ACTIVE)}:
+        return f"port {port}: what answers there is no v13 runner"
+    return Answer(
+        ready.status_code == 200,
+        "" if ready.status_code == 200 else ready.text.strip(),
+        config[0],
+        int(samples[BARS, ""]),
+        int(samples[ACTIVE, ""]),
+    )
+
+
+def why_silent(site: Site, port: int) -> str:
+    """Return why nothing answers on a port; the empty string where a runner does."""
+    answer = ask(site, port)
+    return answer if isinstance(answer, str) else ""
+
+
+def missing_of(site: Site, release: str, port: int) -> str:
+    """Return why a release does not yet serve with its own configuration; the empty string where it does.
+
+    Notes
+    -----
+    The hash in its metrics must be that of the configuration in its log, and that must have been made of the very files
+    of the release.
+    """
+    answer = ask(site, port)
+    if isinstance(answer, str):
+        return answer
+    try:
+        at: Standing = standing(site.event_log(release))
+    except StoreError as error:
+        return str(error)
+    _, _, shown = answer.version.partition("-")
+    if at.config is None or not shown or not at.fingerprint.startswith(shown):
+        return f"port {port}: its metrics say configuration {answer.version}, its log {at.fingerprint[:12] or 'none'}"
+    files: Mapping[str, Any] = read_release(site.release(release))["files"]
+    made_of = at.config.get("files", {})
+    for name, place in ARTIFACTS.items():
+        if made_of.get(name) != files[place]["sha256"]:
+            return f"port {port}: it runs with another {name} than release {release} holds"
+    return ""
+
+
+def is_warm_and_fed(site: Site, release: str, port: int, n_symbols: int) -> str:
+    """Return why a release cannot take over that many symbols; the empty string where it can."""
+    missing = missing_of(site, release, port)
+    if missing:
+        return missing
+    answer = ask(site, port)
+    if isinstance(answer, str):
+        return answer
+    if not answer.ready:
+        return answer.reason
+    if answer.n_symbols < n_symbols:
+        return f"port {port}: {answer.n_symbols} of {n_symbols} symbols are warm and fed"
+    return "" if answer.n_bars > 0 else f"port {port}: no bar yet"
+
+
+def scheme(site: Site) -> str:
+    """Return how the exporters are spoken to: http or https."""
+    return "http" if site.config.exporter.tls_cert is None else "https"
+
+
+def _files(site: Site) -> dict[str, str]:
+    """Return the exporter's files by their absolute names: a release holds no keys of its own."""
+    names = ("tls_cert", "tls_key", "password_file")
+    own = {name: getattr(site.config.exporter, name) for name in names}
+    return {name: str(site.root / value) for name, value in own.items() if value is not None}
+
+
+def _login(site: Site) -> tuple[str, ...]:
+    files, user = _files(site), site.config.exporter.user
+    trust = ("--ca-file", files["tls_cert"]) if "tls_cert" in files else ()
+    return trust + (() if user is None else ("--user", user, "--password-file", files["password_file"]))

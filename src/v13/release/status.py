@@ -1,0 +1,230 @@
+"""Where things stand: what the ledger says, what really runs, and whether the two agree.
+
+It asks processes and files, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from v13.errors import ReleaseError, V13Error
+from v13.release import runners
+from v13.release.ledger import State, fold
+from v13.release.observe import Look, Observer
+from v13.release.rig import Rig
+from v13.release.supervisor import ProgramState
+from v13.release.watch_view import History, WatchState
+from v13.release.workers import is_alive
+from v13.store.chain import Row
+from v13.store.event_standing import standing
+from v13.telemetry.slo import load_slo
+
+__all__ = ["Serving", "Status", "history", "status", "watched"]
+
+SHOWN: Final = {  # facts of a row that a line of the history tells
+    **{"begin": ("operation", "type", "reason"), "done": ("step",), "end": ("outcome", "why")},
+    **{"assign": ("symbol", "from_ms", "release"), "alarm": ("what", "why"), "pause": ("paused", "reason")},
+    **{"candidate": ("release",), "stable": ("release",), "slot": ("release", "port"), "resume": ("by",)},
+}
+LINE: Final = 118
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One release that runs, or should.
+
+    Attributes
+    ----------
+    release : str
+    role : str
+        stable or candidate.
+    port : int or None
+    process : str
+        What the supervisor says.
+    answers : str
+        serving, or what is missing.
+    symbols : tuple of str
+        That it serves.
+    last_bar_ms : mapping of symbol to int
+        Close time of the last committed bar, epoch ms.
+    """
+
+    release: str
+    role: str
+    port: int | None
+    process: str
+    answers: str
+    symbols: tuple[str, ...]
+    last_bar_ms: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The whole.
+
+    Attributes
+    ----------
+    operation : dict or None
+        The last one: id, kind, by, reason, step, outcome, and whether its worker is alive.
+    releases : tuple of Serving
+    problems : tuple of str
+        Where the ledger and what runs do not agree.
+    """
+
+    operation: dict[str, Any] | None
+    releases: tuple[Serving, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_consistent(self) -> bool:
+        """Return whether what runs is what the ledger says."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "is_consistent": self.is_consistent}
+
+    def text(self) -> str:
+        """Return it for a terminal."""
+        lines = []
+        if self.operation is None:
+            lines.append("nothing has been deployed yet")
+        else:
+            o = self.operation
+            lines.append(f"{o['kind']} {o['id']} by {o['by']}: {o['state']}")
+            lines.append(f"  reason: {o['reason']}")
+            lines.append(f"  steps done: {', '.join(o['done']) or 'none'}")
+        for one in self.releases:
+            serves = ", ".join(one.symbols) or "nothing (in shadow)"
+            lines.append(f"{one.role:<9} {one.release}  port {one.port}  {one.process}  {one.answers}")
+            lines.append(f"          serves {serves}")
+        lines += [f"PROBLEM   {problem}" for problem in self.problems]
+        return "\n".join(lines) + "\n"
+
+
+def status(rig: Rig) -> Status:
+    """Return where things stand.
+
+    Raises
+    ------
+    StoreError
+        The ledger cannot be read, or was tampered with.
+    """
+    state = rig.ledger.state()
+    problems: list[str] = []
+    try:
+        processes = {p.name: p for p in rig.supervisor.states()}
+    except ReleaseError as error:
+        processes = {}
+        if state.stable or state.candidate:
+            problems.append(f"{rig.supervisor.name}: {error}; `v13 deploy up` starts it")
+    releases = [_serving(rig, state, role, processes) for role in ("stable", "candidate") if getattr(state, role)]
+    named = {f"runner-{r.release}" for r in releases}
+    for process in processes.values():
+        if process.name.startswith("runner-") and process.name not in named and process.state == "running":
+            problems.append(f"{process.name} runs, and the ledger knows nothing of it")
+    if state.stable or state.candidate:
+        problems += _unwatched(rig, state, processes)
+    running = state.open
+    if running is None:
+        for one in releases:
+            if one.role == "stable" and one.answers != "serving":
+                problems.append(f"stable release {one.release}: {one.answers}")
+    return Status(_operation(state), tuple(releases), tuple(problems))
+
+
+def watched(rig: Rig, seen: History) -> WatchState | None:
+    """Return what the live view shows; None where no operation is under way."""
+    rows = rig.ledger.rows()
+    state = fold(rows)
+    running = state.open
+    if running is None:
+        return None
+    looks = [r.record for r in rows if r.record["kind"] == "look" and r.record["key"] == running.id]
+    steps = list(running.facts.get("steps", ()))
+    stage = next((s for s in steps if s not in running.done), running.kind)
+    release = state.candidate or state.stable
+    own = rig.site.release(release) if release else rig.site.root
+    table = load_slo((own if (own / "config/slo.yaml").is_file() else rig.site.root) / "config/slo.yaml")
+    observer = Observer.from_dict(table, looks[-1]["observer"]) if looks and looks[-1]["step"] == stage else None
+    told = [(r.record["utc"][11:19], r.record["kind"], _facts(r)) for r in rows if r.record["kind"] != "look"]
+    return WatchState(
+        now_s=rig.clock.now().timestamp(),
+        operation=running.id,
+        stage=stage,
+        candidate=state.candidate or "",
+        stable=state.stable or "",
+        go_on_s=0.0 if observer is None else observer.go_on_s,
+        observe_s=rig.site.config.deploy.observe_s,
+        look=Look.from_dict(looks[-1]["look"]) if observer is not None else None,
+        table=table,
+        history=seen,
+        ledger=told,
+        is_paused=running.paused,
+    )
+
+
+def history(rows: Sequence[Row]) -> str:
+    """Return every transition, one line each; looks are counted, not shown."""
+    lines, n_looks = [], 0
+    for row in rows:
+        record = row.record
+        if record["kind"] == "look":
+            n_looks += 1
+            continue
+        if n_looks:
+            lines.append(f"{'':>5}  {'':19}  {n_looks} looks")
+            n_looks = 0
+        by = f" by {record['by']}" if "by" in record else ""
+        lines.append(f"{row.n:>5}  {record['utc'][:19]}  {record['kind']}{by}: {_facts(row)}"[:LINE])
+    if n_looks:
+        lines.append(f"{'':>5}  {'':19}  {n_looks} looks")
+    return "\n".join(lines) + "\n" if lines else "nothing has been deployed yet\n"
+
+
+def _facts(row: Row) -> str:
+    record = row.record
+    return ", ".join(f"{name} {record[name]}" for name in SHOWN.get(record["kind"], ()) if record.get(name) is not None)
+
+
+def _serving(rig: Rig, state: State, role: str, processes: dict[str, Any]) -> Serving:
+    release = str(getattr(state, role))
+    process = processes.get(f"runner-{release}")
+    port, answers = state.slots.get(release), "not started"
+    try:
+        bars = standing(rig.site.event_log(release)).bars
+        if port is not None:
+            answers = runners.missing_of(rig.site, release, port) or "serving"
+    except V13Error as error:
+        bars, answers = {}, str(error)
+    symbols = tuple(s for s in dict.fromkeys(a.symbol for a in state.serving) if state.serves(s) == release)
+    return Serving(release, role, port, "unknown" if process is None else process.state, answers, symbols, bars)
+
+
+def _unwatched(rig: Rig, state: State, processes: Mapping[str, ProgramState]) -> list[str]:
+    """Return what is wrong with those who watch: a supervisor that is gone leaves its programs running, for now."""
+    blind = next((p for p in processes.values() if p.state == "unknown"), None)
+    if blind is not None:
+        return [f"{rig.supervisor.name}: {blind.detail}; `v13 deploy up` starts it"]
+    guard = processes.get(runners.GUARD)
+    if state.open is None and guard is not None and guard.state not in ("running", "starting"):
+        return [f"{runners.GUARD}: {guard.state}: {guard.detail}; what serves would not be taken back by itself"]
+    return []
+
+
+def _operation(state: State) -> dict[str, Any] | None:
+    o = state.operation
+    if o is None:
+        return None
+    if o.outcome is not None:
+        now = o.outcome
+    elif o.paused:
+        now = "paused; `v13 deploy resume` goes on, `v13 deploy abort` takes it back"
+    elif is_alive(o.worker):
+        now = f"under way, process {o.worker.pid}"
+    else:
+        now = f"its worker (process {o.worker.pid}) is gone; `v13 deploy resume` goes on"
+    about = {"id": o.id, "kind": o.kind, "by": o.facts["by"], "reason": o.facts.get("reason", "")}
+    return {**about, "done": list(o.done), "state": now, "outcome": o.outcome, "begun_utc": o.begun_utc}

@@ -1,0 +1,244 @@
+"""Where a rollback goes, whom it may end, and what it says before it does anything."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.unit.release.bundles import change
+from tests.unit.release.small_rig import NOW, OLD, RELEASE, dead_worker, deployed, forget, make_rig, unprotect
+from v13 import store
+from v13.errors import ReleaseError
+from v13.release.backup import list_backups, make_backup
+from v13.release.build import build_release
+from v13.release.ledger import Operation
+from v13.release.rig import Rig
+from v13.release.rollback import Kind, Target, _may_end, find_target, plan, roll_back
+from v13.release.site import Site
+from v13.release.workers import Worker, this_process
+
+OTHER = "20260227T120000Z-cccccccc"
+KINDS: tuple[Kind, ...] = ("emergency", "full", "automatic")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def rig(site: Site, said: list[str]) -> Rig:
+    return make_rig(site, said)
+
+
+def back_up(rig: Rig, release: str, seconds: int = 0) -> int:
+    return make_backup(rig.site, rig.ledger.state(), release, "", NOW + timedelta(seconds=seconds))
+
+
+def damage(rig: Rig, stamp: int) -> None:
+    folder = rig.site.backup(stamp)
+    unprotect(folder)
+    (folder / "release/config/slo.yaml").write_text("rows: {}\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_nothing_was_deployed_there_is_nothing_to_roll_back(rig: Rig, kind: Kind) -> None:
+    with pytest.raises(ReleaseError, match="nothing has been deployed"):
+        find_target(rig, kind, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_candidate_goes_and_the_one_beside_it_stays(rig: Rig, kind: Kind) -> None:
+    back_up(rig, OLD)
+    deployed(rig, OLD, RELEASE)
+    assert find_target(rig, kind, None) == Target(RELEASE, OLD, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_first_candidate_leaves_nothing_behind(rig: Rig, kind: Kind) -> None:
+    deployed(rig, None, RELEASE)
+    assert find_target(rig, kind, None) == Target(RELEASE, None, None)
+
+
+def test_a_promoted_release_goes_back_to_the_newest_backup_of_another(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    back_up(rig, OLD)
+    newest = back_up(rig, OLD, 60)
+    back_up(rig, RELEASE, 120)
+    for kind in KINDS[1:]:
+        assert find_target(rig, kind, None) == Target(RELEASE, OLD, newest)
+    assert find_target(rig, "emergency", None) == Target(RELEASE, None, None)
+
+
+def test_without_a_backup_of_another_people_are_asked_and_a_guard_stops(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    back_up(rig, RELEASE)
+    with pytest.raises(ReleaseError, match="there is no whole backup of another release; `--type emergency`"):
+        find_target(rig, "full", None)
+    assert find_target(rig, "automatic", None) == Target(RELEASE, None, None)
+
+
+def test_what_was_taken_back_once_is_no_place_to_go_back_to(rig: Rig) -> None:
+    build_release(rig.site, OTHER, code=rig.code)
+    deployed(rig, OLD)
+    older, newer = back_up(rig, OTHER), back_up(rig, OLD, 60)
+    deployed(rig, RELEASE)
+    assert find_target(rig, "full", None) == Target(RELEASE, OLD, newer)
+    claim = rig.ledger.begin("rollback", {"reason": "", "bad": OLD, "good": RELEASE})
+    rig.ledger.end(claim, "rolled_back", "")
+    assert find_target(rig, "full", None) == Target(RELEASE, OTHER, older)
+
+
+def test_a_damaged_backup_is_passed_over_and_told(rig: Rig, said: list[str]) -> None:
+    deployed(rig, RELEASE)
+    whole, newer, newest = back_up(rig, OLD), back_up(rig, OLD, 60), back_up(rig, OLD, 120)
+    damage(rig, newest)
+    unprotect(rig.site.backup(newer))
+    (rig.site.backup(newer) / "backup.json").write_text("{half")
+    for kind in KINDS[1:]:
+        assert find_target(rig, kind, None) == Target(RELEASE, OLD, whole)
+    assert said[0].startswith(f"backup {newest} is passed over: ")
+    assert "release/config/slo.yaml" in said[0]
+    assert said[1].startswith(f"backup {newer} is passed over: ")
+
+
+def test_a_guard_stops_a_bad_release_though_all_backups_are_damaged(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    damage(rig, back_up(rig, OLD))
+    assert find_target(rig, "automatic", None) == Target(RELEASE, None, None)
+
+
+def test_a_backup_that_is_named_is_taken_and_the_one_in_shadow_stopped_with_it(rig: Rig) -> None:
+    build_release(rig.site, OTHER, code=rig.code)
+    deployed(rig, OLD, RELEASE)
+    of_old, of_other = back_up(rig, OLD), back_up(rig, OTHER, 60)
+    assert find_target(rig, "full", of_old) == Target(RELEASE, OLD, of_old)
+    third = find_target(rig, "full", of_other)
+    assert third == Target(RELEASE, OTHER, of_other, also=OLD)
+    assert third.stopped == (RELEASE, OLD)
+
+
+def test_a_release_may_be_restored_from_its_own_backup(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    stamp = back_up(rig, RELEASE)
+    assert find_target(rig, "full", stamp) == Target(RELEASE, RELEASE, stamp)
+
+
+def test_a_backup_that_is_not_there_is_refused(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    with pytest.raises(ReleaseError, match="there is no backup of 7"):
+        find_target(rig, "full", 7)
+
+
+def test_a_damaged_backup_that_is_named_stops_nothing(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    stamp = back_up(rig, OLD)
+    damage(rig, stamp)
+    n = rig.ledger.state().n_rows
+    with pytest.raises(ReleaseError, match="was changed after it was made"):
+        roll_back(rig, kind="full", reason="", stamp=stamp)
+    with pytest.raises(ReleaseError, match=f"backup {stamp} cannot be restored: .*was changed after it was made"):
+        plan(rig, "full", stamp)
+    assert rig.ledger.state().n_rows == n
+    assert rig.supervisor.told == []  # type: ignore[attr-defined]
+
+
+def test_a_plan_says_what_would_be_done_and_does_none_of_it(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    stamp = back_up(rig, OLD)
+    n = rig.ledger.state().n_rows
+    assert plan(rig, "full", None) == [
+        f"stop release {RELEASE}",
+        f"restore release {OLD} from backup {stamp} (its bytes were just verified)",
+        f"give BTCUSDT, ETHUSDT, SOLUSDT back to {OLD}, from the last committed bar on",
+        f"verify that {OLD} serves with its own configuration",
+    ]
+    assert plan(rig, "emergency", None) == [f"stop release {RELEASE} within 5 s", "nothing serves afterwards"]
+    assert rig.ledger.state().n_rows == n
+    assert rig.supervisor.told == []  # type: ignore[attr-defined]
+
+
+def test_a_plan_gives_back_only_what_the_candidate_serves(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE)
+    assert plan(rig, "full", None)[1].startswith(f"give no symbol back to {OLD}")
+    running = rig.ledger.state().open
+    assert running is not None
+    claim = rig.ledger.take(running.id)
+    rig.ledger.enter(claim, "assign", {"symbol": "BTCUSDT", "from_ms": 9_000, "release": RELEASE})
+    assert plan(rig, "full", None) == [
+        f"stop release {RELEASE}",
+        f"give BTCUSDT back to {OLD}, from the last committed bar on",
+        f"verify that {OLD} serves with its own configuration",
+    ]
+
+
+def operation(kind: str, worker: Worker, type_: str = "full") -> Operation:
+    return Operation("id", kind, {"type": type_}, worker, 1, "")
+
+
+GONE = this_process()._replace(boot="another")
+
+
+@pytest.mark.parametrize(
+    ("running", "kind", "may"),
+    [
+        *((operation("deploy", this_process()), kind, True) for kind in KINDS),
+        *((operation("rollback", GONE, "emergency"), kind, True) for kind in KINDS),
+        (operation("rollback", this_process(), "full"), "emergency", True),
+        (operation("rollback", this_process(), "automatic"), "emergency", True),
+        (operation("rollback", this_process(), "emergency"), "emergency", False),
+        (operation("rollback", this_process(), "full"), "full", False),
+        (operation("rollback", this_process(), "full"), "automatic", False),
+        (operation("rollback", this_process(), "automatic"), "full", False),
+    ],
+)
+def test_whom_a_rollback_may_end(running: Operation, kind: Kind, may: bool) -> None:
+    assert _may_end(running, kind) is may
+
+
+def test_one_rollback_at_work_refuses_another(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE)
+    rig.ledger.begin("rollback", {"type": "full", "reason": ""}, take_over=lambda _: True)
+    with pytest.raises(ReleaseError, match=r"rollback .* is not over"):
+        roll_back(rig, kind="full", reason="")
+
+
+def test_an_emergency_stop_ends_a_rollback_that_is_at_work(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    rig.ledger.begin("rollback", {"type": "full", "reason": "", "bad": RELEASE}, take_over=lambda _: True)
+    done = roll_back(rig, kind="emergency", reason="now")
+    assert (done.outcome, done.target, done.problems) == ("stopped", Target(RELEASE, None, None), ())
+    told = rig.supervisor.told  # type: ignore[attr-defined]
+    assert told.index(f"stop runner-{RELEASE} 1") < told.index(f"stop closure-{RELEASE} 1")
+    groups = store.read_json(rig.site.home / "monitoring/targets/runners.json")
+    assert groups == []  # nobody is scraped any more
+
+
+def test_going_on_keeps_to_the_target_it_began_with(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    back_up(rig, OLD)
+    facts = {"type": "emergency", "reason": "x", "bad": RELEASE, "good": None, "stamp": None, "also": None}
+    name = dead_worker(rig, "rollback", facts)
+    done = roll_back(rig, kind="full", reason="another reason", goes_on=True)
+    assert (done.operation, done.target, done.outcome) == (name, Target(RELEASE, None, None), "stopped")
+
+
+def test_a_release_that_is_gone_from_the_backup_folder_is_not_found(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    stamp = back_up(rig, OLD)
+    forget(rig.site.backup(stamp))
+    assert list_backups(rig.site) == []
+    with pytest.raises(ReleaseError, match="no whole backup"):
+        plan(rig, "full", None)
+
+
+def test_a_backup_that_names_a_release_out_of_its_folder_is_no_place_to_go_to(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    stamp = back_up(rig, OLD)
+    unprotect(rig.site.backup(stamp))
+    change(rig.site.backup(stamp) / "backup.json", release="../../x")
+    with pytest.raises(ReleaseError):
+        find_target(rig, "full", None)
+    with pytest.raises(ReleaseError):
+        roll_back(rig, kind="full", reason="", stamp=stamp)

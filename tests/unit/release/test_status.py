@@ -1,0 +1,202 @@
+"""Where things stand: the ledger beside what runs, and every way in which the two may differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import cast
+
+import pytest
+
+from tests.unit.release.small_rig import (
+    NOW,
+    OLD,
+    PORTS,
+    RELEASE,
+    Reply,
+    SmallSupervisor,
+    Web,
+    dead_worker,
+    deployed,
+    make_rig,
+    running_log,
+    served,
+    with_settings,
+)
+from v13.errors import ReleaseError, StoreError
+from v13.release.observe import Look, Observer
+from v13.release.rig import Rig
+from v13.release.site import Site
+from v13.release.status import history, status, watched
+from v13.release.supervisor import ProgramState
+from v13.release.watch_view import History
+from v13.telemetry.slo import load_slo
+
+FINGERPRINT = "fe" * 32
+
+
+def tell(path: str, _: str) -> Reply:
+    if path == "/-/ready":
+        return 200, ""
+    info = f'divergence_active_config_info{{version="1-{FINGERPRINT[:8]}"}} 1\n'
+    return 200, info + "divergence_bars_total 9\ndivergence_active_symbols 3\n"
+
+
+@pytest.fixture
+def runner() -> Iterator[Web]:
+    with served() as web:
+        web.answer = tell
+        yield web
+
+
+@pytest.fixture
+def rig(site: Site, runner: Web) -> Rig:
+    return make_rig(with_settings(site, ports=[runner.port, PORTS[1]]))
+
+
+def test_before_the_first_deploy_nothing_is_wrong(rig: Rig) -> None:
+    now = status(rig)
+    assert (now.operation, now.releases, now.is_consistent) == (None, (), True)
+    assert now.text() == "nothing has been deployed yet\n"
+    assert history(rig.ledger.rows()) == "nothing has been deployed yet\n"
+    assert watched(rig, History()) is None
+
+
+def test_a_stable_release_that_serves_is_consistent(rig: Rig, runner: Web) -> None:
+    deployed(rig, RELEASE)
+    running_log(rig.site, RELEASE, {"BTCUSDT": 7_000}, fingerprint=FINGERPRINT)
+    now = status(rig)
+    (one,) = now.releases
+    assert (one.release, one.role, one.port, one.process) == (RELEASE, "stable", runner.port, "running")
+    assert (one.answers, one.last_bar_ms) == ("serving", {"BTCUSDT": 7_000})
+    assert one.symbols == ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+    assert now.is_consistent
+    assert json.loads(json.dumps(now.to_dict()))["is_consistent"] is True
+    text = now.text()
+    assert f"stable    {RELEASE}  port {runner.port}  running  serving\n" in text
+    assert "          serves BTCUSDT, ETHUSDT, SOLUSDT\n" in text
+
+
+def test_a_stable_release_that_does_not_answer_is_a_problem(rig: Rig, runner: Web) -> None:
+    deployed(rig, RELEASE)
+    running_log(rig.site, RELEASE, {}, fingerprint=FINGERPRINT)
+    runner.answer = lambda _path, _body: (503, "")
+    now = status(rig)
+    assert not now.is_consistent
+    assert now.problems[0].startswith(f"stable release {RELEASE}: port {runner.port}: HTTPStatusError")
+    assert f"PROBLEM   stable release {RELEASE}: " in now.text()
+
+
+def test_a_damaged_log_is_a_problem_and_no_crash(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    rig.site.event_log(RELEASE).parent.mkdir(parents=True)
+    rig.site.event_log(RELEASE).write_bytes(b"no database " * 1_000)
+    assert "is damaged" in status(rig).problems[0]
+
+
+def test_a_runner_of_which_the_ledger_knows_nothing_is_a_problem(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    running_log(rig.site, RELEASE, {}, fingerprint=FINGERPRINT)
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at |= {"guard": "running", f"runner-{OLD}": "running", "runner-stopped": "stopped"}
+    assert status(rig).problems == (f"runner-{OLD} runs, and the ledger knows nothing of it",)
+
+
+class Deaf(SmallSupervisor):
+    def states(self) -> list[ProgramState]:
+        raise ReleaseError("does not answer")
+
+
+def test_a_supervisor_that_is_away_is_a_problem_once_something_was_deployed(rig: Rig) -> None:
+    deaf = Rig(rig.site, rig.ledger, Deaf(), rig.clock)
+    assert status(deaf).is_consistent
+    deployed(rig, RELEASE)
+    now = status(deaf)
+    assert now.problems[0] == "by hand: does not answer; `v13 deploy up` starts it"
+    assert now.releases[0].process == "unknown"
+
+
+def test_during_a_deploy_both_are_shown_with_what_they_serve(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE, ["start"])
+    running_log(rig.site, OLD, {}, fingerprint=FINGERPRINT)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    rig.ledger.enter(claim, "assign", {"symbol": "BTCUSDT", "from_ms": 9_000, "release": RELEASE})
+    now = status(rig)
+    stable, candidate = now.releases
+    assert (stable.symbols, candidate.symbols) == (("ETHUSDT", "SOLUSDT"), ("BTCUSDT",))
+    assert candidate.answers.startswith(f"port {PORTS[1]}: ")
+    assert now.is_consistent  # it is on its way
+    assert now.operation is not None
+    assert now.operation["done"] == ["start"]
+    assert now.operation["state"].startswith("under way, process ")
+    assert "  steps done: start\n" in now.text()
+
+
+def test_a_release_in_shadow_says_so(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE)
+    assert "          serves nothing (in shadow)\n" in status(rig).text()
+
+
+def test_a_dead_worker_and_a_pause_are_told_with_what_to_do(rig: Rig) -> None:
+    dead_worker(rig, "deploy", {"reason": "the first", "env": "testing"})
+    now = status(rig).operation
+    assert now is not None
+    assert now["state"] == "its worker (process 1) is gone; `v13 deploy resume` goes on"
+    assert (now["by"], now["reason"], now["kind"]) == ("somebody@elsewhere", "the first", "deploy")
+    rig.ledger.pause(paused=True, reason="lunch")
+    now = status(rig).operation
+    assert now is not None
+    assert now["state"] == "paused; `v13 deploy resume` goes on, `v13 deploy abort` takes it back"
+
+
+def test_a_ledger_that_was_tampered_with_is_no_status(rig: Rig) -> None:
+    rig.site.ledger.parent.mkdir(parents=True, exist_ok=True)
+    rig.site.ledger.write_bytes(b"no database " * 1_000)
+    with pytest.raises(StoreError):
+        status(rig)
+
+
+def test_every_transition_is_a_line_and_looks_are_counted(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE, ["check"])
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    for _ in range(3):
+        rig.ledger.enter(claim, "look", {"step": "observe:BTCUSDT"})
+    rig.ledger.note("alarm", {"what": "guard", "why": "blind: " + "x" * 300, "by": "guard"})
+    rig.ledger.enter(claim, "look", {"step": "observe:BTCUSDT"})
+    lines = history(rig.ledger.rows()).splitlines()
+    assert lines[0].startswith("    1  2026-03-01T12:00:00  begin by ")
+    assert lines[0].endswith(": operation deploy, reason the first")
+    assert f"slot: release {OLD}, port {rig.site.config.deploy.ports[0]}" in "\n".join(lines)
+    assert "assign: symbol BTCUSDT, from_ms 0, release " + OLD in "\n".join(lines)  # 0 is told, too
+    assert lines[-1].split() == ["1", "looks"]
+    assert lines[-3].split() == ["3", "looks"]
+    assert "alarm by guard: what guard, why blind: xxx" in lines[-2]
+    assert max(map(len, lines)) == 118
+    assert len([line for line in lines if "look" not in line]) == len(rig.ledger.rows()) - 4
+
+
+def test_the_view_shows_the_step_and_the_last_look_of_it(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    seen = History()
+    now = watched(rig, seen)
+    assert now is not None
+    assert (now.stage, now.candidate, now.stable, now.look) == ("start", RELEASE, OLD, None)
+    assert now.history is seen
+    observer = Observer(load_slo(rig.site.root / "config/slo.yaml"), candidate="127.0.0.1:1", stable=None)
+    look = Look(NOW.timestamp(), (), (), "hold", "too early")
+    for step in ("start", "another"):
+        rig.ledger.enter(claim, "look", {"step": step, "look": look.to_dict(), "observer": observer.to_dict()})
+        now = watched(rig, seen)
+        assert now is not None
+        assert now.look == (look if step == "start" else None)
+    assert not [text for _, kind, text in now.ledger if kind == "look"]
+    rig.ledger.done(claim, "start", {})
+    rig.clock.sleep(5.0)
+    rig.ledger.pause(paused=True, reason="")
+    now = watched(rig, seen)
+    assert now is not None
+    assert (now.stage, now.is_paused, now.now_s) == ("promote", True, (NOW + timedelta(seconds=5)).timestamp())
+    rig.ledger.end(claim, "completed", "")
+    assert watched(rig, seen) is None
