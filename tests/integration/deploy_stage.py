@@ -55,9 +55,13 @@ _LATENCIES: Final = {
 }
 # A killed runner is away for as long as anywhere, and an hour is 90 s here.
 _AVAILABLE: Final = (0.5, 0.4, 0.3)
+# What a release catches up with is counted like other events: 400 s of them in a window of 90 s (in production half
+# an hour in an hour), so the longer a stage is held the more events an hour its next release seems to have.
+_RATES: Final = (10_000, 20_000, 40_000)
 _LEVELS: Final = ("target", "alert", "rollback")
 ROOMY: Final[dict[tuple[str, ...], Any]] = {
     **{("rows", r, at, "above"): v for r, own in _LATENCIES.items() for at, v in zip(_LEVELS, own, strict=True)},
+    **{("rows", "events_per_hour", at, "above"): v for at, v in zip(_LEVELS, _RATES, strict=True)},
     **{("rows", "availability", at, "below"): v for at, v in zip(_LEVELS, _AVAILABLE, strict=True)},
 }
 

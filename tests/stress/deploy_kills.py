@@ -138,21 +138,21 @@ def _bars(log: Path) -> set[str]:
         return set()
 
 
-def settle(rig: Rig) -> str:
-    """Do what an operator does until all is over; return how the last operation ended."""
+def settle(rig: Rig, worker: subprocess.Popen[str]) -> str:
+    """Do what an operator does until all is over and the worker gone; return how the last operation ended."""
     end_s = time.monotonic() + SETTLE_S
     while True:
         ran(rig, "deploy", "up")
         state = rig.ledger.state()
         running = state.open
-        if running is None:
+        if running is None and worker.poll() is not None:
             last = state.operation
             assert last is not None
             if last.outcome == "stopped":
                 ran(rig, "deploy", "run", "--reason", "nothing served")
             elif status(rig).is_consistent:
                 return str(last.outcome)
-        elif running.paused or not is_alive(running.worker):
+        elif running is not None and (running.paused or not is_alive(running.worker)):
             ran(rig, "deploy", "resume")
         if time.monotonic() > end_s:
             raise V13Error(f"not over within {SETTLE_S:g} s:\n{status(rig).text()}")
@@ -163,6 +163,7 @@ def kill_in(rig: Rig, run: Run) -> None:
     """Begin an operation, kill at its moment, and see it through."""
     arguments = ("deploy", "run") if run.operation == "deploy" else ("rollback", "--type", "full")
     with ended(begun(rig, *arguments, "--reason", f"run {run.number}")) as worker:
+        until(partial(_at, rig, worker, 0), "it has begun")
         time.sleep(run.after_s)
         running = rig.ledger.state().open
         run.step = "over" if running is None else _step(rig)
@@ -175,9 +176,8 @@ def kill_in(rig: Rig, run: Run) -> None:
         if run.victim == "deployer":
             worker.wait()
         began_s = time.monotonic()
-        run.outcome = settle(rig)
+        run.outcome = settle(rig, worker)
         run.settle_s = time.monotonic() - began_s
-        worker.wait(60.0)
 
 
 @contextmanager
@@ -364,9 +364,8 @@ def disk_rounds(steps: int, seed: int, folder: Path) -> Iterator[Run]:
                         with suppress(V13Error):
                             status(rig)  # it may not be able to tell; it must not break anything
                     began_s = time.monotonic()
-                    run.outcome = settle(rig)
+                    run.outcome = settle(rig, worker)
                     run.settle_s = time.monotonic() - began_s
-                    worker.wait(60.0)
                 judge(rig, run, shadow)
             except (V13Error, OSError, subprocess.TimeoutExpired) as error:
                 run.wrong.append(f"{type(error).__name__}: {error}")

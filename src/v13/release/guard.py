@@ -19,7 +19,8 @@ from v13.release.conclusion import conclude
 from v13.release.ledger import State
 from v13.release.monitoring import ensure_token
 from v13.release.monitoring_files import instance
-from v13.release.observe import Observer
+from v13.release.observation import began_s
+from v13.release.observe import Look, Observer
 from v13.release.rig import Rig
 from v13.release.rollback import roll_back
 from v13.release.webhook import Alarm, Webhook
@@ -42,7 +43,7 @@ class Guard:
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._release: str | None = None
+        self._release: tuple[str, float | None] | None = None
         self._observer: Observer | None = None
         self._told: set[str] = set()
 
@@ -67,6 +68,9 @@ class Guard:
         if self._is_denied(alarm):
             self._tell(f"{alarm.name} of {alarm.instance}: Prometheus does not know of it; nothing was done")
             return
+        if not self._sees(watched, port, alarm.slo):
+            self._tell(f"{alarm.name} of {alarm.instance}: not so since it follows these symbols; nothing was done")
+            return
         facts = {"alert": alarm.name, "slo": alarm.slo, "since": alarm.starts.isoformat(), "by": "alertmanager"}
         self._act(state, f"{alarm.name}: {alarm.summary}", facts)
 
@@ -89,25 +93,45 @@ class Guard:
         url = rig.site.config.deploy.prometheus
         if url is None:
             return
-        if watched != self._release or self._observer is None:
-            self._release = watched
-            self._observer = Observer(
-                load_slo(rig.site.release(watched) / "config/slo.yaml"),
-                candidate=instance(port),
-                stable=None,
-                scale=rig.site.config.deploy.time_scale,
-                closure=instance(port),
-                since_s=self.since().timestamp(),
-                look_s=rig.site.config.deploy.look_every_s,
-            )
-        with Prometheus(url, timeout_s=5.0) as prometheus:
-            look = self._observer.look(prometheus, rig.clock.now().timestamp())
+        look = self._judge(watched, port, url)
         if look.decision == "rollback":
             self._act(state, look.why, look.to_dict())
         elif look.alarm:
             self._tell(f"blind: {look.why}")
         else:
             self._told.clear()
+
+    def _judge(self, watched: str, port: int, url: str) -> Look:
+        """Look once, over windows that begin when the release became what it is now."""
+        rig, since_s = self._rig, began_s(self._rig, watched)
+        if (watched, since_s) != self._release or self._observer is None:
+            self._release = (watched, since_s)
+            self._observer = Observer(
+                load_slo(rig.site.release(watched) / "config/slo.yaml"),
+                candidate=instance(port),
+                stable=None,
+                scale=rig.site.config.deploy.time_scale,
+                closure=instance(port),
+                since_s=since_s,
+                look_s=rig.site.config.deploy.look_every_s,
+            )
+        with Prometheus(url, timeout_s=5.0) as prometheus:
+            return self._observer.look(prometheus, rig.clock.now().timestamp())
+
+    def _sees(self, watched: str, port: int, slo: str) -> bool:
+        """Return whether a row an alert is about looks as bad from here, or cannot be seen.
+
+        The rules of Prometheus know nothing of releases: what they count over an hour may be another's, or the past of
+        a symbol that was just added.
+        """
+        url = self._rig.site.config.deploy.prometheus
+        if url is None:
+            return True
+        try:
+            levels = {r.row: r.level for r in self._judge(watched, port, url).readings}
+        except V13Error:
+            return True
+        return levels.get(slo) in (None, "rollback", "no_data")
 
     def _was_stopped(self, release: str) -> bool:
         """Return whether a release was stopped and nothing put in its place: by us or by people, it stays so."""

@@ -21,10 +21,11 @@ from v13.release.signal_parity import SignalParity, signal_parity, warm_bars
 from v13.telemetry.prometheus import Prometheus
 from v13.telemetry.slo import load_slo
 
-__all__ = ["HeldError", "TakeBackError", "observe"]
+__all__ = ["HeldError", "TakeBackError", "began_s", "observe"]
 
 LAG_BARS: Final = 10  # a symbol whose bars come so much later than the stable release's has worsened
 LAG_LOOKS: Final = 3  # in a row
+GROWS: Final = ("start", "extend")  # steps by which a release follows more symbols
 TOGETHER: Final = 2  # symbols that worsen together halt the scale-up: that is no accident of one of them
 
 
@@ -81,10 +82,10 @@ def observe(
         stable=None if stable[1] is None else instance(stable[1]),
         scale=deploy.time_scale,
         closure=instance(candidate[1]),
-        since_s=_began_s(rig, candidate[0]),
+        since_s=began_s(rig, candidate[0]),
         look_s=deploy.look_every_s,
     )
-    began_s = rig.clock.monotonic_s()
+    start_s = rig.clock.monotonic_s()
     n_looks, lagging, alarmed = 0, 0, False
     bar_ms = _params(rig, candidate[0]).features.bar_ms
     with Prometheus(deploy.prometheus, timeout_s=max(1.0, min(10.0, deploy.look_every_s))) as prometheus:
@@ -112,7 +113,7 @@ def observe(
             if observer.passed(deploy.observe_s):
                 parity = _parity(rig, candidate[0], stable[0], symbols)
                 return {"n_looks": n_looks, "last": look.to_dict(), "parity": parity, "symbols": list(symbols)}
-            if rig.clock.monotonic_s() - began_s > deploy.observe_most_s:
+            if rig.clock.monotonic_s() - start_s > deploy.observe_most_s:
                 raise HeldError(
                     f"{step}: not good for {deploy.observe_s:g} s within {deploy.observe_most_s:g}: {look.why}"
                 )
@@ -132,10 +133,23 @@ def _taken_up(rig: Rig, step: str) -> Observer | None:
     return None
 
 
-def _began_s(rig: Rig, release: str) -> float | None:
-    """Return when a release was given its port, Unix s: what the port showed before is another's."""
-    at = [r.record["utc"] for r in rig.ledger.rows() if r.record["kind"] == "slot" and r.record["release"] == release]
-    return datetime.fromisoformat(at[-1]).timestamp() if at else None
+def began_s(rig: Rig, release: str) -> float | None:
+    """Return since when what a port shows is about a release as it is now, Unix s; None where it never had a port.
+
+    What the port showed before is another's; and when a symbol comes that is caught up from another log, its events of
+    the past are counted at once, which says nothing of the rate.
+    """
+    found: str | None = None
+    candidate: str | None = None
+    for row in rig.ledger.rows():
+        record = row.record
+        if record["kind"] == "candidate":
+            candidate = record["release"]
+        is_given = record["kind"] == "slot" and record["release"] == release
+        is_grown = record["kind"] == "done" and record["step"].partition(":")[0] in GROWS and candidate == release
+        if is_given or is_grown:
+            found = record["utc"]
+    return None if found is None else datetime.fromisoformat(found).timestamp()
 
 
 def _watch_process(rig: Rig, release: str, look: Mapping[str, Any]) -> None:
@@ -180,15 +194,15 @@ def _alike_ms(rig: Rig, candidate: str, symbol: str) -> int:
     of quotes, the other release has seen and it has not.
     """
     params = _params(rig, candidate)
-    began_s = _began_s(rig, candidate) or 0.0
+    since_s = began_s(rig, candidate) or 0.0
     at = rig.ledger.state().open
     operation = "" if at is None else at.id
     for row in rig.ledger.rows():
         record = row.record
         if record["key"] == operation and record["kind"] == "done" and symbol in record["evidence"].get("symbols", ()):
-            began_s = datetime.fromisoformat(record["utc"]).timestamp()  # of start or extend, whichever named it first
+            since_s = datetime.fromisoformat(record["utc"]).timestamp()  # of start or extend, whichever named it first
             break
-    return int(began_s * 1e3) + warm_bars(params) * params.features.bar_ms
+    return int(since_s * 1e3) + warm_bars(params) * params.features.bar_ms
 
 
 def _params(rig: Rig, release: str) -> DetectorParams:
