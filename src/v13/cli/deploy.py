@@ -87,6 +87,9 @@ def ended(rig: Rig, done: Deployed | RolledBack) -> int:
     from v13.release.rollback import RolledBack
 
     path = conclude(rig, done.operation)
+    last = rig.ledger.state().operation
+    if last is not None and last.id != done.operation and last.outcome is not None:  # what took it back
+        path = conclude(rig, last.id)
     if isinstance(done, RolledBack):
         for problem in done.problems:
             log(f"after the rollback: {problem}")

@@ -24,6 +24,7 @@ from v13.release.monitoring import install_monitoring, show_targets
 from v13.release.observation import HeldError, TakeBackError, observe
 from v13.release.rig import Rig, wait_until
 from v13.release.rollback import RolledBack, roll_back
+from v13.release.workers import this_process
 
 __all__ = ["Deployed", "deploy", "plan", "resume"]
 
@@ -95,7 +96,8 @@ def _carry_out(rig: Rig, claim: Claim) -> Deployed:
     state = rig.ledger.check(claim)
     try:
         for step in _of(state).facts["steps"]:
-            while (state := rig.ledger.check(claim)).open is not None and _of(state).paused:
+            state = rig.ledger.check(claim)
+            if _of(state).paused:
                 return _ended(state, "held", f"paused before {step}; `v13 deploy resume` goes on")
             if step in _of(state).done:
                 continue
@@ -113,7 +115,10 @@ def _carry_out(rig: Rig, claim: Claim) -> Deployed:
     except SupersededError as error:
         return Deployed(claim.operation, "superseded", str(error), None)
     except (V13Error, OSError) as error:
-        return _failed(rig, claim, error)
+        try:
+            return _failed(rig, claim, error)
+        except SupersededError as superseded:  # the guard was faster
+            return Deployed(claim.operation, "superseded", f"{error}; {superseded}", None)
     rig.ledger.end(claim, "completed", "all symbols are over")
     return _ended(rig.ledger.state(), "completed", "all symbols are over")
 
@@ -125,7 +130,13 @@ def _failed(rig: Rig, claim: Claim, error: Exception) -> Deployed:
         rig.ledger.end(claim, "failed", str(error), [("candidate", {"release": None})])
         return _ended(rig.ledger.state(), "failed", str(error))
     evidence = error.evidence if isinstance(error, TakeBackError) else {}
-    taken = roll_back(rig, kind="automatic", reason=str(error), evidence=evidence)
+    try:
+        taken = roll_back(rig, kind="automatic", reason=str(error), evidence=evidence)
+    except ReleaseError:
+        running = rig.ledger.state().open
+        if running is None or running.kind != "rollback" or running.worker == this_process():
+            raise
+        return Deployed(claim.operation, "superseded", f"{error}; {running.id} takes it back", None)
     return Deployed(claim.operation, taken.outcome, str(error), state.candidate)
 
 
