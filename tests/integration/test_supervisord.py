@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -51,9 +52,16 @@ ENSURE += "Supervisord(Path(sys.argv[1])).ensure_up(); print('up', flush=True)"
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "site 50%"
-    orphans.end_all(tmp_path / "site 50%", 0)  # of a test that failed
+def place() -> Iterator[Path]:
+    """A short path: the address of a socket has 107 bytes, and pytest's own folders may take 80 of them."""
+    with TemporaryDirectory(prefix="v13-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def home(place: Path) -> Iterator[Path]:
+    yield place / "site 50%"
+    orphans.end_all(place / "site 50%", 0)  # of a test that failed
 
 
 @pytest.fixture
@@ -317,10 +325,10 @@ def test_nobody_else_can_reach_the_socket(site: Supervisord, home: Path) -> None
     assert stat.S_IMODE((home / "supervisor" / "rpc.sock").stat().st_mode) == 0o600
 
 
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
+def test_a_full_disk_is_said(place: Path) -> None:
     # No file may grow: what a full disk does to a writer, for this process alone.
     done = subprocess.run(
-        [sys.executable, "-c", ENSURE, str(tmp_path / "site")],
+        [sys.executable, "-c", ENSURE, str(place / "site")],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
         capture_output=True,
         text=True,
@@ -329,12 +337,12 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     )
     assert "ReleaseError" in done.stderr
     assert "is the disk full" in done.stderr.splitlines()[-1]
-    assert orphans.find(tmp_path / "site") == []
+    assert orphans.find(place / "site") == []
 
 
-def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    for home in (tmp_path / "file", Path("/proc/v13")):  # nobody, not even root, can make a folder there
+def test_a_home_that_cannot_be_written_is_said(place: Path) -> None:
+    (place / "file").write_bytes(b"")
+    for home in (place / "file", Path("/proc/v13")):  # nobody, not even root, can make a folder there
         with pytest.raises(ReleaseError, match="the folder cannot be made"):
             Supervisord(home).ensure_up()
 
