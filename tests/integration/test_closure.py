@@ -55,9 +55,9 @@ MISCOUNT = """
 import sys
 from v13.live.session_metrics import SessionMetrics
 step, seen = SessionMetrics.step, [0]
-def miscounting(self, one, new, settled):
+def miscounting(self, one, new, *more, **named):
     seen[0] += len(new)
-    step(self, one, new if seen[0] % 7 else [], settled)
+    step(self, one, new if seen[0] % 7 else [], *more, **named)
 SessionMetrics.step = miscounting
 from v13.cli import main
 sys.exit(main(sys.argv[1:]))
