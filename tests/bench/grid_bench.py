@@ -30,11 +30,11 @@ from v13.detector import (
     compute_features,
 )
 from v13.market import MarketSpec, simulate_bars
-from v13.research import grid, slices
+from v13.research import grid, pool, slices, statistic_kernel
+from v13.research.counting import count_grid
 from v13.research.execution import Job, judge_grid
 from v13.research.grid import Blocks
 from v13.research.settings import Settings, expand_grid
-from v13.research.slices import count_grid
 from v13.research.trials import SymbolPart
 
 HORIZONS = (10, 20)
@@ -351,14 +351,12 @@ def peer_vectorbt(line: Callable[[str, str, str], None], rows: np.ndarray, setti
 
 def spearman(line: Callable[[str, str, str], None], bars: np.ndarray, settings: Settings) -> None:
     """Exact rank correlation of every setting's events."""
-    from v13.research import grid_kernel
-
     blocks = Blocks.of(int(bars["ts_ms"][0]) - 1_000, int(bars["ts_ms"][-1]), N_BLOCKS, 16, 20_000)
     mine = theirs = 0.0
     n = 0
     for part in grid.plan(settings)[:4]:
         scans = [grid.scan_symbol(bars, part.features, [part], SessionClock(), HORIZONS)]
-        pooled = slices._pool(part, scans, blocks, 0.0)
+        pooled = pool.pool(part, scans, blocks, 0.0)
         signed = np.ascontiguousarray(pooled.returns[:, 0] * pooled.side)
         for lists in slices._lists(part, pooled, slices.LIST_ROOM):
             start, event = lists.start, lists.event
@@ -366,7 +364,7 @@ def spearman(line: Callable[[str, str, str], None], bars: np.ndarray, settings: 
             for _ in range(2):  # the first run compiles
                 began = time.perf_counter()
                 ranking = slices._ranking(pooled.score, signed)
-                grid_kernel.rank_correlations(start, event, ranking, rho)
+                statistic_kernel.rank_correlations(start, event, ranking, rho)
                 spent = time.perf_counter() - began
             mine += spent
             began = time.perf_counter()
@@ -423,6 +421,7 @@ from tests.bench.grid_bench import HORIZONS, settings_of
 from v13 import measures
 from v13.detector import SessionClock
 from v13.market import MarketSpec, simulate_bars
+from v13.research.counting import count_grid
 from v13.research.execution import Job, judge_grid
 from v13.research.grid import Blocks
 from v13.research.trials import SymbolPart

@@ -25,6 +25,7 @@ __all__ = [
     "Slice",
     "SymbolScan",
     "lowest",
+    "parents",
     "plan",
     "scan_columns",
     "scan_symbol",
@@ -123,18 +124,19 @@ def plan(settings: Settings) -> list[Slice]:
     slices = []
     for g in np.argsort(first):
         numbers = members[g]
-        least, axes, coords = {}, {}, []
+        least, steps = {}, {}
         for name in GATES:
             at = rank[name][numbers] if name in rank else np.zeros(1, np.int64)
             is_there = np.bincount(at, minlength=len(values[name])) > 0
             own = values[name][is_there].tolist()
             least[name] = float(own[0])
             if len(own) > 1:
-                axes[name] = tuple(own)
-                coords.append((np.cumsum(is_there) - 1)[at])
-        if not axes:
-            axes["z_hi"] = (least["z_hi"],)
-            coords.append(np.zeros(len(numbers), np.int64))
+                steps[name] = tuple(own), (np.cumsum(is_there) - 1)[at]
+        if not steps:
+            steps["z_hi"] = (least["z_hi"],), np.zeros(len(numbers), np.int64)
+        longest_last = sorted(steps, key=lambda name: len(steps[name][0]))  # then most neighbours differ by one value
+        axes = {name: steps[name][0] for name in longest_last}
+        coords = [steps[name][1] for name in longest_last]
         at_all = np.column_stack(coords).astype(np.int32)
         order = np.lexsort(at_all.T[::-1])  # neighbours side by side: they share most of their events
         slices.append(
@@ -174,3 +176,22 @@ def scan_columns(
 def lowest(slices: Sequence[Slice]) -> tuple[float, float]:
     """Return the lowest z_hi and z_mid that any setting of some slices asks for."""
     return min(s.least["z_hi"] for s in slices), min(s.least["z_mid"] for s in slices)
+
+
+def parents(coords: NDArray[np.int32]) -> tuple[I8, I8]:
+    """Return a neighbour of each setting, and its axis, from (s, D) coordinates in lexical order.
+
+    The neighbour (s,) is the nearest earlier setting whose coordinates are nowhere higher, or -1; the axis (s,) the
+    first on which a setting differs from the one before it.
+
+    Looked for among those that opened the present value of each axis: in a full grid one of them is a step away.
+    """
+    parent = np.full(len(coords), -1, np.int64)
+    number = np.arange(len(coords))
+    axis = np.append(0, (coords[1:] != coords[:-1]).argmax(axis=1))
+    for d in range(coords.shape[1]):
+        opened = np.maximum.accumulate(np.where(axis <= d, number, 0))
+        own = number[1:][axis[1:] == d]
+        near = opened[own - 1]
+        parent[own] = np.where((coords[near] <= coords[own]).all(axis=1), near, -1)
+    return parent, axis

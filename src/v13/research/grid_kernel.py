@@ -5,15 +5,14 @@ d]` is the number of values of threshold axis d that candidate k reaches, so it 
 below: a box with one corner at the origin. That is all these loops know of the gates; `grid` derives the boxes, and a
 test holds every cell equal to the detector run at its parameters.
 
-All compiled code of `research` is in this file (numba's disk cache does not see edits in another). Nothing here raises,
-reads a clock or draws random numbers. No fastmath.
+What its compiled functions share is in this file too: numba's disk cache does not see edits in another. Statistics of
+the lists made here are in `statistic_kernel`. Nothing here raises, reads a clock or draws random numbers. No fastmath.
 """
 
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,9 @@ from numpy.typing import NDArray
 __all__ = [
     "count_boxes",
     "count_chain",
+    "count_silenced",
     "label",
     "list_events",
-    "net_by_bin",
-    "null_maximum",
-    "rank_correlations",
     "read_counts",
     "select",
     "suffix_sums",
@@ -362,12 +359,12 @@ def read_counts(table: I8, cells: I8, numbers: I8, n: I8, hits: I8, n_all: I8, h
 
 
 @njit(cache=True, inline="always")
-def _speaker(first: Any, g: Any, passed: Any, setting: Any) -> Any:
+def _speaker(first: Any, g: Any, passed: Any, coords: Any, s: Any) -> Any:
     """Return the best candidate of the g-th bar that a setting lets through, or -1."""
     for k in range(first[g], first[g + 1]):
         fits = True
-        for d in range(setting.size):
-            fits = fits and passed[k, d] > setting[d]
+        for d in range(coords.shape[1]):
+            fits &= passed[k, d] > coords[s, d]
         if fits:
             return k
     return -1
@@ -398,7 +395,8 @@ def list_events(
     The events of setting s are event[start[s] : start[s + 1]], candidate numbers, ascending. chain (s + 1,), entry:
     entries chain[s] to chain[s + 1] turn the events of setting origin[s] (none for -1) into those of s; entry k adds
     candidate k, entry -1 - k takes it away. Whatever a parent lets through and a setting does not is an event lost;
-    what it silenced is asked again until both lists have the same event at the same bar, for from there on they agree.
+    what it silenced is asked again until both lists have the same event at the same bar or neither is silent any more,
+    for from there on they agree.
     event needs room for one event a bar and setting, entry for that and two a bar more.
     """
     never = -(2**62)
@@ -421,7 +419,7 @@ def list_events(
             if parent[s] < 0:
                 for g in range(track[t], g_end):
                     if ts_ms[first[g]] - last >= cooldown_ms:
-                        k = _speaker(first, g, passed, setting)
+                        k = _speaker(first, g, passed, coords, s)
                         if k >= 0:
                             event[n] = k
                             n += 1
@@ -442,13 +440,18 @@ def list_events(
                 m += 1
                 i += 1
                 last = ts_ms[event[n - 1]] if n > start[s] and event[n - 1] >= first[track[t]] else never
+                free_ms = ts_ms[k] + max(cooldown_ms, 1)  # from when the parent may speak again, at a later bar
                 for g in range(bar_of[k], g_end):
+                    now_ms = ts_ms[first[g]]
+                    if now_ms >= free_ms and now_ms - last >= cooldown_ms:
+                        break
                     k = -1
-                    if ts_ms[first[g]] - last >= cooldown_ms:
-                        k = _speaker(first, g, passed, setting)
+                    if now_ms - last >= cooldown_ms:
+                        k = _speaker(first, g, passed, coords, s)
                     if i < i_end and event[i] < first[g + 1]:
                         if event[i] == k:
                             break
+                        free_ms = now_ms + cooldown_ms
                         entry[m] = -1 - event[i]
                         m += 1
                         i += 1
@@ -469,6 +472,97 @@ def list_events(
 
 
 @njit(cache=True, nogil=True)
+def count_silenced(
+    first: I8,
+    bar_of: I4,
+    ts_ms: I8,
+    passed: I4,
+    by_value: I4,
+    value_start: I8,
+    coords: I4,
+    parent: I8,
+    axis: I8,
+    cooldown_ms: int,
+    block: I4,
+    inside: I1,
+    bucket: I4,
+    outcome: I1,
+    n_blocks: int,
+    table: I8,
+) -> Any:
+    """Count the events of each setting where a cooldown silences later ones; one row of `table` (s, words) each.
+
+    As `list_events` and `count_chain`, without the lists: which candidate speaks at each bar is kept for one setting
+    per axis and altered in place, and candidates that no longer pass are found by the value they reached, so a setting
+    costs what it changes and not what it has.
+
+    first (g + 1,), bar_of (k,), passed (k, D), coords (s, D), parent (s,) as in `list_events`; axis (s,): the first
+    coordinate that differs from the setting before, whose parent is the last setting that opened a value of it or of
+    one before it. ts_ms (g,) of bars, where no cooldown reaches from one symbol and side to the next. by_value (D, k):
+    candidates in order of passed[:, d]; those that reach exactly v values are from value_start[d, v] on.
+    """
+    never = -(2**62)
+    n_bars, n_axes = first.size - 1, coords.shape[1]
+    spoken = np.full((n_axes, n_bars), -1, np.int32)  # by axis: who speaks at each bar for the setting that opened it
+    for s in range(coords.shape[0]):
+        deepest = axis[s]
+        if parent[s] < 0:
+            last = never
+            for g in range(n_bars):
+                k = -1
+                if ts_ms[g] - last >= cooldown_ms:
+                    k = _speaker(first, g, passed, coords, s)
+                spoken[deepest, g] = k
+                if k >= 0:
+                    last = ts_ms[g]
+                    _add(table, s, 1, block[k], inside[k], bucket[k], outcome, k, n_blocks)
+        else:
+            table[s] = table[parent[s]]
+        for d in range(n_axes if parent[s] >= 0 else 0):
+            for i in range(value_start[d, coords[parent[s], d] + 1], value_start[d, coords[s, d] + 1]):
+                k = by_value[d, i]
+                g = bar_of[k]
+                if spoken[deepest, g] != k:
+                    continue
+                # Event k at the g-th bar goes, and whom it silenced is asked again, until nobody can tell that it was
+                # there. Others that no longer pass may still stand in `spoken`: each bar is as those before it there
+                # have it, but for them, so they may be taken in any order.
+                _add(table, s, -1, block[k], inside[k], bucket[k], outcome, k, n_blocks)
+                last, before = never, g - 1
+                while before >= 0 and ts_ms[g] - ts_ms[before] < cooldown_ms:
+                    if spoken[deepest, before] >= 0:
+                        last = ts_ms[before]
+                        break
+                    before -= 1
+                k = -1
+                if ts_ms[g] - last >= cooldown_ms:
+                    k = _speaker(first, g, passed, coords, s)
+                spoken[deepest, g] = k
+                if k >= 0:
+                    _add(table, s, 1, block[k], inside[k], bucket[k], outcome, k, n_blocks)
+                    continue
+                free_ms = ts_ms[g] + cooldown_ms
+                g += 1
+                while g < n_bars and (ts_ms[g] < free_ms or ts_ms[g] - last < cooldown_ms):
+                    k = -1
+                    if ts_ms[g] - last >= cooldown_ms:
+                        k = _speaker(first, g, passed, coords, s)
+                    other = spoken[deepest, g]
+                    if other == k and k >= 0:
+                        break
+                    spoken[deepest, g] = k
+                    if other >= 0:
+                        free_ms = ts_ms[g] + cooldown_ms
+                        _add(table, s, -1, block[other], inside[other], bucket[other], outcome, other, n_blocks)
+                    if k >= 0:
+                        last = ts_ms[g]
+                        _add(table, s, 1, block[k], inside[k], bucket[k], outcome, k, n_blocks)
+                    g += 1
+        for d in range(deepest + 1, n_axes):
+            spoken[d] = spoken[deepest]
+
+
+@njit(cache=True, nogil=True)
 def count_chain(
     origin: I8, chain: I8, entry: I4, block: I4, inside: I1, bucket: I4, outcome: I1, n_blocks: int, table: I8
 ) -> Any:
@@ -482,139 +576,3 @@ def count_chain(
             if k < 0:
                 k, sign = -1 - k, -1
             _add(table, s, sign, block[k], inside[k], bucket[k], outcome, k, n_blocks)
-
-
-@njit(cache=True, nogil=True)
-def net_by_bin(start: I8, event: I4, bin_of: I4, outcome: I1, n: I4, hits: I4) -> Any:
-    """Count judged events and hits of all horizons together, by setting and time bin: n, hits (s, T)."""
-    for s in range(start.size - 1):
-        for e in range(start[s], start[s + 1]):
-            k = event[e]
-            for h in range(outcome.shape[1]):
-                if outcome[k, h] >= 0:
-                    n[s, bin_of[k]] += 1
-                    hits[s, bin_of[k]] += outcome[k, h]
-
-
-@njit(cache=True, nogil=True)
-def null_maximum(
-    code: I1,
-    position: I8,
-    pieces: I8,
-    origin: I8,
-    chain: I8,
-    entry: I4,
-    shifts: I8,
-    least: float,
-    eligible: I1,
-    statistic: F8,
-    best: F8,
-) -> Any:
-    """Raise best[i] to the largest statistic of any setting at shifts[i]; keep all of the first shift in `statistic`.
-
-    code (2, H, m) int8 holds 1 hit, 0 miss, -1 neither of a bull and of a bear at every place of all symbols end to
-    end; position (k,) int64 is a candidate's place there, less 2 m if it is a bear. pieces (q, 4) int64 are candidates
-    side by side of one symbol and one run of its time: (one past the last of them, run, one past the run's last place,
-    length of the run); shifts (S, G), by run, less than its length. origin, chain and entry as `list_events` leaves
-    them. The statistic is the mean over horizons of (2 hits - n) / sqrt(n), inf for one without a judged event; -inf
-    where a setting is not eligible or a horizon has fewer than `least`.
-    """
-    n_horizons, m = code.shape[1], code.shape[2]
-    n_settings = origin.size
-    word = np.empty(position.size, np.int64)
-    total, counts = np.empty(n_settings), np.empty(n_settings, np.int64)
-    for i in range(shifts.shape[0]):
-        total[:] = 0.0
-        for h in range(n_horizons):
-            begin = 0
-            for q in range(pieces.shape[0]):
-                last, run, stop, length = pieces[q]
-                shift = shifts[i, run]
-                for k in range(begin, last):
-                    place = position[k]
-                    bear = 0
-                    if place < 0:
-                        place += 2 * m
-                        bear = 1
-                    moved = place + shift
-                    if moved >= stop:
-                        moved -= length
-                    o = np.int64(code[bear, h, moved])
-                    word[k] = (1 << 32) + o if o >= 0 else 0
-                begin = last
-            for s in range(n_settings):
-                both = counts[origin[s]] if origin[s] >= 0 else 0
-                for e in range(chain[s], chain[s + 1]):
-                    k = entry[e]
-                    if k >= 0:
-                        both += word[k]
-                    else:
-                        both -= word[-1 - k]
-                counts[s] = both
-                n, hits = both >> 32, both & 0xFFFFFFFF
-                if n < least or eligible[s] == 0:
-                    total[s] = -math.inf
-                elif n == 0:  # all its events moved to times without a label: the shift counts as one that reaches
-                    total[s] = math.inf
-                else:
-                    total[s] += (2.0 * hits - n) / math.sqrt(n)
-        for s in range(n_settings):
-            value = total[s] / n_horizons
-            best[i] = max(best[i], value)
-            if i == 0:
-                statistic[s] = value
-
-
-@njit(cache=True, inline="always")
-def _ones(word: Any) -> Any:
-    """Count the ones of a 64-bit word (Knuth, TAOCP 7.1.3, eq. 62); compiled to one instruction where there is one."""
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@njit(cache=True, inline="always")
-def _below(member: Any, before: Any, which: Any, place: Any) -> Any:
-    """Return how many members lie below a place: those before its word, and those below it in the word."""
-    word = place >> 6
-    mask = (np.uint64(1) << np.uint64(place & 63)) - np.uint64(1)
-    return before[which, word] + _ones(member[which, word] & mask)
-
-
-@njit(cache=True, nogil=True)
-def rank_correlations(start: I8, event: I4, places: I4, rho: F8) -> Any:
-    """Write Spearman's rho (s,) of score and signed return of each setting's labelled events, ties by mean rank.
-
-    places (k, 6) int32: the place of each candidate in ascending order of score, and of signed return, -1 where it has
-    no label; then where those of the same score begin and end, and those of the same signed return. Sorted
-    once for all settings: a rank within a setting is a count of its members at lower places, read off a set of bits and
-    the counts before each word. Ranks are doubled and centred, so all sums are whole numbers and exact.
-    """
-    n_words = (places.shape[0] >> 6) + 2
-    member = np.zeros((2, n_words), np.uint64)
-    before = np.zeros((2, n_words), np.int64)
-    for s in range(start.size - 1):
-        member[:] = 0
-        for e in range(start[s], start[s + 1]):
-            k = event[e]
-            for which in range(2):
-                place = places[k, which]
-                if place >= 0:
-                    member[which, place >> 6] |= np.uint64(1) << np.uint64(place & 63)
-        for which in range(2):
-            for word in range(n_words - 1):
-                before[which, word + 1] = before[which, word] + _ones(member[which, word])
-        n = before[0, n_words - 1]
-        xx = yy = xy = 0
-        for e in range(start[s], start[s + 1]):
-            k = event[e]
-            if places[k, 0] < 0:
-                continue
-            x = _below(member, before, 0, places[k, 2]) + _below(member, before, 0, places[k, 3]) - n
-            y = _below(member, before, 1, places[k, 4]) + _below(member, before, 1, places[k, 5]) - n
-            xx += x * x
-            yy += y * y
-            xy += x * y
-        size = math.sqrt(float(xx) * float(yy))
-        rho[s] = xy / size if n >= 3 and size > 0.0 else math.nan

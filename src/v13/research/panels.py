@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from v13 import measures
 from v13.measures import panel
-from v13.research import grid_kernel
+from v13.research import statistic_kernel
 from v13.research.grid import SymbolScan
 
 __all__ = ["common_times", "draw_shifts", "lay_out", "n_runs", "null_of_maximum", "recorded_runs"]
@@ -113,7 +113,7 @@ def lay_out(
     """Lay the outcomes of all bars of all symbols on the common times: (code, position of candidates, pieces).
 
     symbol, bar, side (k,) of each candidate; shifts as `draw_shifts` draws them for the
-    times of the scans. Code, position and pieces as `grid_kernel.null_maximum` takes them.
+    times of the scans. Code, position and pieces as `statistic_kernel.null_maximum` takes them.
     """
     times = common_times([one.ts_ms for one in scans])
     horizons, length = scans[0].horizons, len(times)
@@ -153,12 +153,12 @@ def null_of_maximum(
 ) -> None:
     """Raise null (n_shifts,) to the largest statistic of any eligible setting at each shift, on several threads.
 
-    The arguments are those of `grid_kernel.null_maximum`, shifts as `draw_shifts`; threads change no result.
+    The arguments are those of `statistic_kernel.null_maximum`, shifts as `draw_shifts`; threads change no result.
     """
     scratch, by_run = np.empty(len(origin)), shifts.reshape(len(shifts), n_runs(shifts))
 
     def run(own: slice) -> None:
-        grid_kernel.null_maximum(
+        statistic_kernel.null_maximum(
             code, position, pieces, origin, chain, entry, by_run[own], 0.0, eligible, scratch.copy(), null[own]
         )
 

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from v13 import measures
-from v13.detector import FeatureColumns
 from v13.detector.dtypes import N_BUCKETS
-from v13.detector.scanning import Walk, in_threads
-from v13.errors import DataError
-from v13.research import grid_kernel, panels
-from v13.research.boxes import Boxes, Counts, Outlook, empty_counts, unpack
+from v13.research import grid_kernel, panels, statistic_kernel
+from v13.research.boxes import unpack
 from v13.research.cut import Records
-from v13.research.grid import GATES, Blocks, Slice, SymbolScan, lowest, plan, scan_columns
-from v13.research.settings import Settings
+from v13.research.grid import Blocks, Slice, SymbolScan, parents
+from v13.research.pool import Pooled, pool
 
-__all__ = ["SliceResult", "count_grid", "count_slice", "judge_slice", "trial_dtype"]
+__all__ = ["SliceResult", "judge_slice", "trial_dtype"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -83,179 +79,6 @@ def trial_dtype(n_horizons: int) -> np.dtype[np.void]:
     )
 
 
-@dataclass(frozen=True)
-class _Pooled:
-    """Candidates of a slice, all symbols, bulls before bears in each, best first within a bar.
-
-    first (g + 1,): where each bar opens; track (2 * symbols + 1,): where bulls and bears of a symbol do;
-    passed (k, D): how many values of each axis a candidate reaches; returns (k, H, or none where nobody needs them),
-    outcome (k, H); score, ts_ms, bar, side, bucket, symbol, block, inside (k,).
-    """
-
-    first: I8
-    track: I8
-    symbol: NDArray[np.int32]
-    bar: NDArray[np.int32]
-    side: NDArray[np.int32]
-    bucket: NDArray[np.int32]
-    score: F8
-    ts_ms: I8
-    passed: NDArray[np.int32]
-    returns: F8
-    outcome: NDArray[np.int8]
-    block: NDArray[np.int32]
-    inside: NDArray[np.int8]
-
-
-def _pool(
-    part: Slice, scans: Sequence[SymbolScan], blocks: Blocks, cost_bps: float, with_returns: bool = True
-) -> _Pooled:
-    gates = np.array([list(GATES).index(name) for name in part.axes], np.int64)
-    values = np.concatenate([np.asarray(axis, np.float64) for axis in part.axes.values()])
-    first_value = np.cumsum([0, *map(len, part.axes.values())]).astype(np.int64)
-    least = np.array([part.least[name] for name in GATES])
-    horizons = np.array(scans[0].horizons, np.int64)
-    columns: dict[str, list[NDArray[Any]]] = {}
-    track = [0]
-    n = 0
-    for number, one in enumerate(scans):
-        cands = one.candidates[part.swing_L]
-        order, first = np.empty(cands.size, np.int32), np.empty(cands.size + 1, np.int64)
-        passed = np.empty((cands.size, len(gates)), np.int32)
-        size, n_bars, n_bull = grid_kernel.select(cands, least, gates, first_value, values, order, passed, first)
-        track += [track[-1] + n_bull, track[-1] + n_bars]
-        order = order[:size]
-        bucket, block = np.empty((2, size), np.int32)
-        inside, outcome = np.empty(size, np.int8), np.empty((size, len(horizons)), np.int8)
-        facts = (bucket, block, inside, outcome)
-        grid_kernel.label(cands, order, one.ts_ms, one.px, one.segment, horizons, blocks.edges, blocks.reach_ms, *facts)
-        bar, side = cands["bar"][order], cands["side"][order]
-        returns = one.returns_at(bar) if with_returns or cost_bps > 0 else np.empty((size, 0))
-        if cost_bps > 0:
-            for h in range(len(horizons)):
-                outcome[:, h] = np.maximum(measures.hits(returns[:, h], side, cost_bps), -1)
-        found = {
-            "first": first[:n_bars] + n,
-            "passed": passed[:size],
-            "symbol": np.full(size, number, np.int32),
-            "bar": bar,
-            "side": side,
-            "bucket": bucket,
-            "score": cands["score"][order],
-            "ts_ms": one.ts_ms[bar],
-            "returns": returns,
-            "outcome": outcome,
-            "block": block,
-            "inside": inside,
-        }
-        for name, values_of in found.items():
-            columns.setdefault(name, []).append(values_of)
-        n += size
-    whole = {name: np.concatenate(found) if len(found) > 1 else found[0] for name, found in columns.items()}
-    return _Pooled(first=np.append(whole.pop("first"), n), track=np.array(track), **whole)
-
-
-def _may_bind(part: Slice) -> bool:
-    """Whether events of a side can be closer than the cooldown; pivots of a kind are swing_L + 1 bars apart or more."""
-    return part.cooldown_ms > (part.swing_L + 1) * part.features.bar_ms
-
-
-def count_slice(part: Slice, scans: Sequence[SymbolScan], blocks: Blocks, cost_bps: float = 0.0) -> Counts:
-    """Count the events of every setting of a slice and nothing more: (n, hits, n_all, hits_all, n_events).
-
-    Where no cooldown can bind and moves are judged without a cost, all thresholds are answered by one histogram with
-    suffix sums, in time that hardly depends on their number; else each setting's events are replayed over the sparse
-    candidates.
-    """
-    n_blocks, n_horizons = len(blocks.edges) - 1, len(scans[0].horizons)
-    if cost_bps == 0 and not _may_bind(part):
-        counts = empty_counts(len(part.numbers), n_blocks, n_horizons)
-        boxes = Boxes.of([part], [part.swing_L], n_blocks, n_horizons)
-        table = boxes.table()
-        for one in scans:
-            runs = np.append(np.searchsorted(one.segment, np.arange(one.segment[-1] + 1)), len(one.segment))
-            outlook = Outlook.of(one.ts_ms, one.px, runs, one.horizons, blocks)
-            cands = one.candidates[part.swing_L]
-            boxes.add(cands[None], np.array([len(cands)]), outlook, table)
-        boxes.read(0, [table], np.arange(len(part.numbers)), counts)
-        return counts
-    pooled = _pool(part, scans, blocks, cost_bps, with_returns=False)
-    facts = (pooled.block, pooled.inside, pooled.bucket, pooled.outcome, n_blocks)
-    table = np.zeros((len(part.numbers), (n_blocks + 1) * N_BUCKETS * n_horizons + n_blocks), np.int64)
-    done = 0
-    for lists in _lists(part, pooled, LIST_ROOM // 8):
-        own = slice(done, done + len(lists.origin))
-        grid_kernel.count_chain(lists.origin, lists.chain, lists.entry, *facts, table[own])
-        done = own.stop
-    return unpack(table, n_blocks, n_horizons)
-
-
-def count_grid(
-    settings: Settings,
-    columns: Sequence[FeatureColumns],
-    horizons: tuple[int, ...],
-    blocks: Blocks,
-    cost_bps: float = 0.0,
-    workers: int = 1,
-) -> Counts:
-    """Count the events of every setting of a grid over one set of features, from the features of each symbol.
-
-    Returns (n, hits, n_all, hits_all, n_events) as in `SliceResult`, in the order of the settings. Candidates are
-    counted as they are found and not kept, but for slices whose cooldown may bind; see `count_slice`.
-
-    Raises
-    ------
-    DataError
-        The grid varies the features.
-    """
-    slices = plan(settings)
-    if len(settings.features()) != 1:
-        raise DataError("count_grid: expected one set of features for the whole grid")
-    counts = empty_counts(len(settings), len(blocks.edges) - 1, len(horizons))
-    replayed = [part for part in slices if cost_bps > 0 or _may_bind(part)]
-    if replayed:
-        scans = [scan_columns(of_symbol, replayed, horizons, workers) for of_symbol in columns]
-
-        def replay(part: Slice) -> None:
-            for every, own in zip(counts, count_slice(part, scans, blocks, cost_bps), strict=True):
-                every[part.numbers] = own
-
-        in_threads(workers, replay, replayed)
-    at_once = [part for part in slices if cost_bps == 0 and not _may_bind(part)]
-    if at_once:
-        _count_at_once(at_once, columns, horizons, blocks, workers, counts)
-    return counts
-
-
-def _count_at_once(
-    slices: Sequence[Slice],
-    columns: Sequence[FeatureColumns],
-    horizons: tuple[int, ...],
-    blocks: Blocks,
-    workers: int,
-    counts: Counts,
-) -> None:
-    """Count slices whose cooldown cannot bind; each thread takes parts of the way and fills a table of its own."""
-    swings = sorted({part.swing_L for part in slices})
-    boxes = Boxes.of(slices, swings, len(blocks.edges) - 1, len(horizons))
-    ways = []
-    for one in columns:
-        walk = Walk.over(one, swings, *lowest(slices))
-        outlook = Outlook.of(one.ts_ms, one.px, one.runs, horizons, blocks)
-        ways += [(walk, outlook, part) for part in walk.parts(workers)]
-    left = iter(ways)
-
-    def fill(_: int) -> I8:
-        table = boxes.table()
-        for walk, outlook, part in left:
-            for cands, n_cands in walk.candidates(part):
-                boxes.add(cands, n_cands, outlook, table)
-        return table
-
-    tables = in_threads(workers, fill, range(workers))
-    in_threads(workers, lambda i: boxes.read(i, tables, slices[i].numbers, counts), range(len(slices)))
-
-
 def judge_slice(
     part: Slice,
     scans: Sequence[SymbolScan],
@@ -280,7 +103,7 @@ def judge_slice(
     workers : int
         Threads; the result does not depend on it.
     """
-    pooled = _pool(part, scans, blocks, cost_bps)
+    pooled = pool(part, scans, blocks, cost_bps)
     n_settings, n_horizons = len(part.numbers), pooled.outcome.shape[1]
     n_blocks, n_bins = len(blocks.edges) - 1, len(blocks.bin_edges) - 1
     facts = (pooled.block, pooled.inside, pooled.bucket, pooled.outcome, n_blocks)
@@ -301,10 +124,10 @@ def judge_slice(
         start, event = lists.start, lists.event
         own = slice(done, done + len(start) - 1)
         grid_kernel.count_chain(lists.origin, lists.chain, lists.entry, *facts, table[own])
-        grid_kernel.net_by_bin(start, event, bin_of, pooled.outcome, bin_n[own], bin_hits[own])
+        statistic_kernel.net_by_bin(start, event, bin_of, pooled.outcome, bin_n[own], bin_hits[own])
         runs.append((lists.origin.copy(), lists.chain.copy(), lists.entry.copy()))
         for h, ranking in enumerate(rankings):
-            grid_kernel.rank_correlations(start, event, ranking, rho[own, h])
+            statistic_kernel.rank_correlations(start, event, ranking, rho[own, h])
         for s in range(len(start) - 1):
             members = event[start[s] : start[s + 1]]
             if members.size:
@@ -319,7 +142,7 @@ def judge_slice(
     links = _joined(runs)
     at_zero, least = np.zeros((1, panels.n_runs(shifts)), np.int64), float(least_events)
     everyone = np.ones(n_settings, np.int8)
-    grid_kernel.null_maximum(*laid, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
+    statistic_kernel.null_maximum(*laid, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
     # Who takes part is decided once, by what was observed: a shift that moves events to times without a label (symbols
     # recorded at different times) must not leave the null without a contestant.
     eligible = np.isfinite(statistic).astype(np.int8)
@@ -340,36 +163,20 @@ class _Lists:
     entry: NDArray[np.int32]
 
 
-def _lists(part: Slice, pooled: _Pooled, room: int) -> Iterator[_Lists]:
+def _lists(part: Slice, pooled: Pooled, room: int) -> Iterator[_Lists]:
     """Yield the events of runs of settings, in order, few enough at a time for `room` events."""
     n_bars = len(pooled.first) - 1
     step = min(max(1, room // max(n_bars, 1)), len(part.numbers))
-    bar_of = np.repeat(np.arange(n_bars, dtype=np.int32), np.diff(pooled.first))
+    bar_of = pooled.bar_of
     start, chain, origin = np.empty(step + 1, np.int64), np.empty(step + 1, np.int64), np.empty(step, np.int64)
     event, entry = np.empty(step * n_bars, np.int32), np.empty((step + 2) * n_bars, np.int32)
     for begin in range(0, len(part.numbers), step):
         coords = part.coords[begin : begin + step]
-        parent = _parents(coords)
+        parent, _ = parents(coords)
         facts = (pooled.first, bar_of, pooled.track, pooled.ts_ms, pooled.passed, coords, parent, part.cooldown_ms)
         grid_kernel.list_events(*facts, start, event, origin, chain, entry)
         n = len(coords)
         yield _Lists(start[: n + 1], event[: start[n]], origin[:n], chain[: n + 1], entry[: chain[n]])
-
-
-def _parents(coords: NDArray[np.int32]) -> I8:
-    """Return for each setting, in lexical order, the nearest earlier one whose coordinates are nowhere higher, or -1.
-
-    Looked for among those that opened the present value of each axis: in a full grid one of them is a step away.
-    """
-    parent = np.full(len(coords), -1, np.int64)
-    number = np.arange(len(coords))
-    axis = np.append(0, (coords[1:] != coords[:-1]).argmax(axis=1))
-    for d in range(coords.shape[1]):
-        opened = np.maximum.accumulate(np.where(axis <= d, number, 0))
-        own = number[1:][axis[1:] == d]
-        near = opened[own - 1]
-        parent[own] = np.where((coords[near] <= coords[own]).all(axis=1), near, -1)
-    return parent
 
 
 def _joined(links: Sequence[tuple[I8, I8, NDArray[np.int32]]]) -> tuple[I8, I8, NDArray[np.int32]]:
@@ -384,7 +191,7 @@ def _joined(links: Sequence[tuple[I8, I8, NDArray[np.int32]]]) -> tuple[I8, I8, 
 
 
 def _ranking(score: F8, signed: F8) -> NDArray[np.int32]:
-    """Sort candidates once for the rank correlations of all settings: places as `grid_kernel.rank_correlations`."""
+    """Sort candidates once for the rank correlations of all settings; see `statistic_kernel.rank_correlations`."""
     labelled = np.flatnonzero(~np.isnan(signed))
     places = np.full((len(score), 6), -1, np.int32)
     for which, values in enumerate((score, signed)):
@@ -396,7 +203,7 @@ def _ranking(score: F8, signed: F8) -> NDArray[np.int32]:
     return places
 
 
-def _trials(numbers: I8, start: I8, event: NDArray[np.int32], pooled: _Pooled) -> Records:
+def _trials(numbers: I8, start: I8, event: NDArray[np.int32], pooled: Pooled) -> Records:
     place = np.repeat(np.arange(len(numbers)), np.diff(start))
     in_time = np.lexsort((pooled.bar[event], pooled.symbol[event], place))  # listed bulls first
     event = event[in_time]

@@ -14,10 +14,11 @@ from scipy.stats import spearmanr
 from v13 import market, measures
 from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock, compute_columns, scanning
 from v13.errors import DataError
+from v13.research.counting import count_grid, count_slice
 from v13.research.execution import Job, judge_grid
 from v13.research.grid import Blocks, Slice, plan, scan_symbol
 from v13.research.settings import Settings, expand_grid
-from v13.research.slices import SliceResult, count_grid, count_slice
+from v13.research.slices import SliceResult
 from v13.research.trials import Outcomes, SymbolPart, bucket_of, evaluate, find_events
 
 CLOCK = SessionClock()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from v13.research import grid_kernel
-from v13.research.slices import _parents, _ranking
+from v13.research import grid_kernel, statistic_kernel
+from v13.research.grid import parents
+from v13.research.slices import _ranking
 
 
 def naive_events(
@@ -23,6 +24,23 @@ def naive_events(
                 events.append(fits[0])
                 last = ts[fits[0]]
     return events
+
+
+def counted(
+    first: np.ndarray, track: np.ndarray, ts: np.ndarray, passed: np.ndarray, coords: np.ndarray, cooldown: int
+) -> np.ndarray:
+    """Count into a block of its own for each candidate, none of them judged: what is counted is then who speaks."""
+    n, n_axes = passed.shape
+    ts_ms = ts[first[:-1]] + np.repeat(np.arange(len(track) - 1) * (np.ptp(ts) + cooldown), np.diff(track))
+    by_value = passed.argsort(axis=0, kind="stable").T.astype(np.int32)
+    value_start = np.array([np.searchsorted(np.sort(passed[:, d]), np.arange(7)) for d in range(n_axes)])
+    bar_of = np.repeat(np.arange(len(first) - 1, dtype=np.int32), np.diff(first))
+    block, nothing = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
+    facts = (block, nothing.astype(np.int8), nothing, np.full((n, 1), -1, np.int8), n)
+    table = np.zeros((len(coords), (n + 1) * 12 + n), np.int64)
+    who = (first, bar_of, ts_ms, passed, np.ascontiguousarray(by_value), value_start, coords)
+    grid_kernel.count_silenced(*who, *parents(coords), cooldown, *facts, table)
+    return table[:, -n - 24 :]
 
 
 @pytest.mark.parametrize("cooldown", [0, 7, 60, 10_000])
@@ -43,10 +61,11 @@ def test_events_listed_from_a_neighbour_are_those_listed_from_nothing(cooldown: 
         coords = np.array(list(np.ndindex(shape)), np.int32)
         if not full:
             coords = coords[np.sort(rng.choice(len(coords), 25, replace=False))]
-        parent = _parents(coords)
+        parent, _ = parents(coords)
         n_neighbours += (parent >= 0).sum()
         assert all((coords[p] <= coords[s]).all() and p < s for s, p in enumerate(parent) if p >= 0)
         s = len(coords)
+        table = counted(first, track, ts, passed, coords, cooldown)
         start, chain, origin = np.empty(s + 1, np.int64), np.empty(s + 1, np.int64), np.empty(s, np.int64)
         event, entry = np.empty(s * n_bars, np.int32), np.empty((s + 2) * n_bars, np.int32)
         bar_of = np.repeat(np.arange(n_bars, dtype=np.int32), sizes)
@@ -56,6 +75,8 @@ def test_events_listed_from_a_neighbour_are_those_listed_from_nothing(cooldown: 
         for i in range(s):
             own = event[start[i] : start[i + 1]].tolist()
             assert own == naive_events(bars, tracks, ts, passed, coords[i], cooldown)
+            assert np.flatnonzero(table[i, 24:]).tolist() == own
+            assert table[i].sum() == len(own)
             members = set(found[origin[i]]) if origin[i] >= 0 else set()
             for change in entry[chain[i] : chain[i + 1]].tolist():
                 if change >= 0:
@@ -73,8 +94,9 @@ def test_events_listed_from_a_neighbour_are_those_listed_from_nothing(cooldown: 
 
 def test_in_a_full_grid_every_setting_but_the_first_has_a_neighbour_one_step_away() -> None:
     coords = np.array(list(np.ndindex(4, 3, 5)), np.int32)
-    parent = _parents(coords)
+    parent, axis = parents(coords)
     assert parent[0] == -1
+    assert (coords[np.arange(1, 60), axis[1:]] - coords[parent[1:], axis[1:]] == 1).all()
     assert ((coords[1:] - coords[parent[1:]]).sum(axis=1) == 1).all()
 
 
@@ -88,7 +110,7 @@ def test_rank_correlations_are_scipys_with_ties_and_missing_returns(n_values: in
     event = np.concatenate([np.sort(rng.choice(900, n, replace=False)) for n in sizes]).astype(np.int32)
     start = np.concatenate([[0], np.cumsum(sizes)])
     rho = np.empty(len(sizes))
-    grid_kernel.rank_correlations(start, event, _ranking(score, signed), rho)
+    statistic_kernel.rank_correlations(start, event, _ranking(score, signed), rho)
     for i in range(len(sizes)):
         own = event[start[i] : start[i + 1]]
         own = own[~np.isnan(signed[own])]

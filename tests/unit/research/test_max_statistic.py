@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from v13.measures import HIT, MISS, MaxNull, Panel, against_maximum, circular_shift_null, draw_shifts, hits
-from v13.research import grid_kernel
+from v13.research import statistic_kernel
 
 HORIZONS = (5, 9)
 
@@ -64,8 +64,10 @@ def run(
     pieces = np.array([(end, 0, (symbol[end - 1] + 1) * length, length) for end in last.tolist()], np.int64)
     facts = (code, position, pieces, np.full(len(made), -1), start, event)  # each trial from nothing
     everyone, at_zero = np.ones(len(made), np.int8), np.zeros((1, 1), np.int64)
-    grid_kernel.null_maximum(*facts, at_zero, float(least_events), everyone, statistic, np.full(1, -np.inf))
-    grid_kernel.null_maximum(*facts, shifts, 0.0, np.isfinite(statistic).astype(np.int8), np.empty(len(made)), null)
+    statistic_kernel.null_maximum(*facts, at_zero, float(least_events), everyone, statistic, np.full(1, -np.inf))
+    statistic_kernel.null_maximum(
+        *facts, shifts, 0.0, np.isfinite(statistic).astype(np.int8), np.empty(len(made)), null
+    )
     return against_maximum(statistic, null, min_shift)
 
 

@@ -13,7 +13,7 @@ from v13 import market, measures
 from v13.detector import DecisionParams, DetectorParams, FeatureParams, SessionClock
 from v13.detector.dtypes import EVENT, FEATURE
 from v13.measures import panel
-from v13.research import grid_kernel, panels
+from v13.research import panels, statistic_kernel
 from v13.research.execution import Job, judge_grid
 from v13.research.grid import Blocks, SymbolScan
 from v13.research.settings import expand_grid
@@ -84,7 +84,7 @@ def gate(made: Noise, shifts: np.ndarray, workers: int = 1, least: float = 20.0)
     links = np.full(len(start) - 1, -1), start, event  # each setting from nothing
     statistic, null = np.empty(len(LEVELS)), np.full(len(shifts), -np.inf)
     at_zero, everyone = np.zeros((1, panels.n_runs(shifts)), np.int64), np.ones(len(LEVELS), np.int8)
-    grid_kernel.null_maximum(*laid, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
+    statistic_kernel.null_maximum(*laid, *links, at_zero, least, everyone, statistic, np.full(1, -np.inf))
     panels.null_of_maximum(*laid, *links, shifts, np.isfinite(statistic).astype(np.int8), null, workers)
     return measures.against_maximum(statistic, null, MIN_SHIFT)
 
