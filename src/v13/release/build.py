@@ -68,6 +68,7 @@ def build_release(site: Site, release: str, *, code: Path | None = None) -> dict
     final = site.release(release)
     if final.exists():
         check_release(final)
+        protect(final)  # the worker that made it may have been killed before it could
         return read_release(final)
     for leftover in final.parent.glob(f".{release}.*.staging"):  # of a worker that was killed
         shutil.rmtree(leftover)

@@ -82,6 +82,13 @@ def test_the_same_name_again_is_the_same_release(site: Site) -> None:
     assert files(site.release(RELEASE)) == before
 
 
+def test_a_release_whose_worker_was_killed_before_protecting_it_is_protected_by_the_next(site: Site) -> None:
+    folder = site.release(RELEASE)
+    unprotect(folder)
+    build_release(site, RELEASE, code=site.root / "tiny")
+    assert not [p for p in (folder, *folder.rglob("*")) if stat.S_IMODE(p.stat().st_mode) & 0o222]
+
+
 def test_a_release_that_was_changed_is_not_taken_up(site: Site) -> None:
     folder = site.release(RELEASE)
     unprotect(folder)
