@@ -7,6 +7,7 @@ here as it takes research, the runner and the release wing together. All on loop
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import signal
@@ -29,6 +30,7 @@ from v13.release.closure import Closure, close
 from v13.release.closure_exporter import close_exporter, scraped_quantile
 from v13.release.closure_text import conclusion, table
 from v13.release.prometheus_process import PrometheusProcess, find_prometheus, free_port, rehearsal_config
+from v13.release.scrapes import last_scrape_s
 from v13.research.run import Run
 from v13.store.event_counts import read_config
 from v13.store.fingerprint import package_fingerprint
@@ -42,6 +44,7 @@ BUILT: Final = "prometheus_divergence.yml"
 CLOSURE_FILE: Final = "closure.json"
 REPORT_FILE: Final = "live_report.json"
 SCRAPE_S: Final = 1
+EVENED_S: Final = 0.01  # more than the 2 ms by which Prometheus evens out the times of scrapes
 LOG: Final = "runs/live/events.sqlite"
 FEED_LOG: Final = "runs/feed/events.sqlite"
 N_MESSAGES: Final = 2_000  # for a P95 of the event latency
@@ -136,14 +139,28 @@ def _rehearse(rehearsal: Rehearsal, out: Path, ratio: float, say: Say) -> tuple[
     with PrometheusProcess(program, built, stage / "prometheus") as server, Prometheus(server.url) as prometheus:
         version = prometheus.version()
         say(f"Prometheus {version} scrapes a runner that replays {what}")
-        began_s = time.monotonic()
-        with RunnerProcess(stage, *arguments, environ=rehearsal.environ) as runner:
-            runner.process.wait()
-            if runner.process.returncode != 0:
-                raise V13Error(f"the runner ended with {runner.process.returncode}:\n{runner.said()}")
-        window_s = int(time.monotonic() - began_s) + 2 * SCRAPE_S
-        log, now_s = stage / LOG, time.time()
-        return close(prometheus, slo, log, window_s=window_s, closure_ratio=ratio, now_s=now_s), version
+        began_s = time.time()
+        with RunnerProcess(stage, *arguments, environ=rehearsal.environ, is_held=True) as runner:
+            # All that happens lies between two scrapes: an end of the window then cuts nothing, however late one comes.
+            _scraped_since(prometheus, began_s)
+            runner.play()
+            _scraped_since(prometheus, time.time() + EVENED_S)
+            now_s = time.time()
+            window_s = math.ceil(now_s - began_s)
+            closure = close(prometheus, slo, stage / LOG, window_s=window_s, closure_ratio=ratio, now_s=now_s)
+            code = runner.let_go()
+            if code != 0:
+                raise V13Error(f"the runner ended with {code}:\n{runner.said()}")
+        return closure, version
+
+
+def _scraped_since(prometheus: Prometheus, since_s: float) -> None:
+    """Wait until Prometheus has a scrape of the runner that began after that moment."""
+    if not until(lambda: last_scrape_s(prometheus, since_s, time.time()) is not None, WAIT_S):
+        raise V13Error(
+            f"{prometheus.url}: no scrape of the runner succeeded within {WAIT_S:g} s; is the machine so busy that "
+            f"each takes more than {SCRAPE_S} s?"
+        )
 
 
 def _last_scrape(rehearsal: Rehearsal, arguments: Sequence[str], ratio: float) -> Closure:

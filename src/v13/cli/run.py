@@ -35,6 +35,12 @@ def add(commands: Any) -> None:
         help="the exchange, or recordings: files or folders (default: %(default)s)",
     )
     parser.add_argument("--speed", default="max", metavar="1|N|max", help="of a replay (default: %(default)s)")
+    parser.add_argument(
+        "--hold",
+        action="store_true",
+        help="of a replay: wait for a line on standard input before the first bar, and stay up after the last one "
+        "until standard input ends",
+    )
     parser.add_argument("--symbols", nargs="+", help="default: runner.symbols; of a replay: all it holds")
     parser.add_argument("--log", help="event log (default: runner.log)")
     parser.add_argument("--port", type=int, help="of the exporter (default: exporter.port)")
@@ -46,6 +52,8 @@ def _run(arguments: argparse.Namespace) -> int:
     speed = _speed(arguments.speed)
     if arguments.feed != LIVE and not arguments.feed.startswith(REPLAY):
         raise ConfigError(f"--feed: expected {LIVE} or {REPLAY}PATH, found {arguments.feed!r}")
+    if arguments.hold and arguments.feed == LIVE:
+        raise ConfigError(f"--hold: only a replay can be held; give --feed {REPLAY}PATH, or leave it out")
     from v13.config import load
     from v13.live.runner import Replay, run
 
@@ -61,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
     replay = None
     if arguments.feed != LIVE:
         paths = tuple(Path(p) for p in arguments.feed.removeprefix(REPLAY).split(",") if p)
-        replay = Replay(paths, speed, tuple(arguments.symbols or ()))
+        replay = Replay(paths, speed, tuple(arguments.symbols or ()), arguments.hold)
     settings = partial(load, root, arguments.env, environ=dict(os.environ), overrides=flags, overlay=arguments.settings)
     run(root, settings, replay=replay, say=log)
     return EXIT_OK

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import polars as pl
 from v13 import market, store
 from v13.detector import DecisionParams, DetectorParams, FeatureParams
 from v13.errors import FeedError
+from v13.live.hold import HELD, PLAYED
 from v13.live.reload_facts import Facts, read_facts
 
 __all__ = [
@@ -86,23 +88,35 @@ def calibration(prob: float) -> dict[str, Any]:
 class RunnerProcess:
     """`v13 run` in a root, on a recording, with the port the system chose and an exporter without TLS and password.
 
+    Parameters
+    ----------
+    root : Path
+    arguments : str
+    environ : mapping, optional
+    is_held : bool
+        Its replay begins with `play`, and it stays up until `let_go`.
+
     Attributes
     ----------
     log : Path
         What it writes to stderr.
     """
 
-    def __init__(self, root: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path, *arguments: str, environ: Mapping[str, str] | None = None, is_held: bool = False
+    ) -> None:
         self.root = root
         self.log = root / "runner.log"
         own = {name: value for name, value in os.environ.items() if not name.startswith("V13_")}
         own |= PLAIN | dict(environ or {})
         command = [sys.executable, "-m", "v13.cli", "run", "--root", str(root), "--port", "0", *arguments]
+        command += ["--hold"] if is_held else []
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if is_held else subprocess.DEVNULL,
+                bufsize=0,  # or closing it would write to a process that is gone
                 stdout=sink,
                 stderr=sink,
                 cwd=root,
@@ -116,6 +130,29 @@ class RunnerProcess:
     def said(self) -> str:
         """Return what this process has logged so far."""
         return self.log.read_bytes()[self._offset :].decode()
+
+    def play(self) -> None:
+        """Have a held replay begin, and wait for its end.
+
+        Raises
+        ------
+        FeedError
+            The runner ended before it had played everything.
+        """
+        assert self.process.stdin is not None
+        until(lambda: HELD in self.said() or self.process.poll() is not None, START_S)
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(b"\n")
+        while PLAYED not in self.said():  # as long as the recording takes
+            if self.process.poll() is not None:
+                raise FeedError(f"the runner ended with {self.process.returncode} before the recording:\n{self.said()}")
+            time.sleep(LOOK_S)
+
+    def let_go(self) -> int:
+        """Let a held runner end, wait for that and return the exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(WAIT_S)
 
     def facts(self) -> Facts:
         """Return what its metrics say of the configuration."""
@@ -133,6 +170,8 @@ class RunnerProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 def until(claim: Callable[[], object], wait_s: float = WAIT_S) -> bool:

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from v13.live.binance import ENDPOINTS, BinanceFeed, FeedSettings
 from v13.live.catchup import catch_up, refuse_own_log
 from v13.live.clock import SystemClock
 from v13.live.consumer import Consumer
+from v13.live.hold import play_held
 from v13.live.inbox import Inbox
 from v13.live.notify import Notifier
 from v13.live.reload import ExtraFile, Reloader
@@ -49,11 +51,12 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Replay:
-    """Recordings to play instead of the exchange's feed; speed None: as fast as it goes."""
+    """Recordings to play instead of the exchange's feed; speed None: as fast as it goes; held: see `live.hold`."""
 
     paths: tuple[Path, ...]
     speed: float | None = None
     symbols: tuple[str, ...] = ()  # of those in the recordings; none: all
+    is_held: bool = False
 
 
 class _State:
@@ -137,7 +140,8 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
         work: Any
         if playbacks is not None:
             speed = replay.speed if replay else None
-            work = play(session, playbacks, metrics=metrics, clock=clock, speed=speed)
+            begin = partial(play, session, playbacks, metrics=metrics, clock=clock, speed=speed)
+            work = play_held(begin, say) if replay and replay.is_held else begin()
         else:
             inbox = Inbox(settings.queue_limit, metrics)
             feed = _feed(config, symbols, inbox, metrics, clock)

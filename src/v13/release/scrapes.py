@@ -19,7 +19,7 @@ from v13.errors import DataError
 from v13.telemetry.prometheus import Prometheus, Series
 from v13.telemetry.queries import Scope, selector
 
-__all__ = ["Scrapes", "Window", "find_window", "samples"]
+__all__ = ["Scrapes", "Window", "find_window", "last_scrape_s", "samples"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -27,6 +27,7 @@ I64 = NDArray[np.int64]
 COMMIT: Final = "divergence_last_commit_timestamp_seconds"
 TAKEN: Final = "divergence_config_last_reload_success_timestamp_seconds"
 STARTED: Final = "process_start_time_seconds"
+WORTH: Final = 0.9  # of the longest stretch: what one of whole seconds must have of it
 _TARGET: Final = ("job", "instance")
 
 
@@ -131,7 +132,8 @@ def find_window(prometheus: Prometheus, window_s: int, now_s: float) -> Window:
     spans = np.round(end_s - found[:-1], 3)
     whole = spans[spans == np.floor(spans)]
     version = prometheus.version()
-    range_s = int(whole[0]) if whole.size else math.ceil(spans[0])
+    # A busy machine scrapes at odd milliseconds: an even start is not worth most of the window.
+    range_s = int(whole[0]) if whole.size and whole[0] >= WORTH * spans[0] else math.ceil(spans[0])
     range_s += _is_3(version)  # since 3 a range leaves out the sample at its very start
     commits = _gauge(prometheus, COMMIT, range_s, end_s)
     started = _gauge(prometheus, STARTED, range_s, end_s)
@@ -158,6 +160,19 @@ def find_window(prometheus: Prometheus, window_s: int, now_s: float) -> Window:
         tuple(scrapes),
         version,
     )
+
+
+def last_scrape_s(prometheus: Prometheus, since_s: float, now_s: float) -> float | None:
+    """Return when the last scrape of a runner after `since_s` began; None where there was none.
+
+    Raises
+    ------
+    ConfigError, DataError, V13Error
+        See `Prometheus.instant`.
+    """
+    range_s = max(math.ceil(now_s - since_s), 1)
+    times = [float(one.ts_s[-1]) for one in _gauge(prometheus, COMMIT, range_s, now_s).values() if one.ts_s.size]
+    return max((ts_s for ts_s in times if ts_s > since_s), default=None)
 
 
 def samples(prometheus: Prometheus, name: str, window: Window) -> list[Series]:
