@@ -37,6 +37,7 @@ from v13.release.closure_row import ClosureRow
 from v13.release.closure_text import conclusion, table
 from v13.release.closure_watch import ClosureExporter, watch
 from v13.release.prometheus_process import PrometheusProcess, free_port, rehearsal_config
+from v13.release.scrapes import last_scrape_s
 from v13.store.event_log import EventLog
 from v13.telemetry import Health, Metrics, start_exporter
 from v13.telemetry.prometheus import Prometheus
@@ -104,7 +105,7 @@ def built(folder: Path, port: int) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """An hour of bars; the runner is killed at a third and started again, Prometheus is restarted at two thirds."""
-    began_s = time.monotonic()
+    began_s = time.time()
     root = tmp_path_factory.mktemp("lived")
     program = Path(prometheus_binary())
     recording = prepare(root, REPO / "config", n_bars=N_BARS)
@@ -113,14 +114,17 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     config = built(root / "monitoring", port)
     stage = Stage(root, PrometheusProcess(program, config, root / "prometheus"), program, config, 0.0)
     try:
-        with RunnerProcess(root, *arguments) as runner:
+        with RunnerProcess(root, *arguments, is_held=True) as runner, Prometheus(stage.server.url) as client:
+            # From counters at 0 nothing is extrapolated backwards: counts are then whole with every Prometheus.
+            until(lambda: last_scrape_s(client, began_s, time.time()) is not None, "a scrape before the first bar")
+            runner.begin()
             until(lambda: n_rows(stage.log) > 2 * N_BARS // 3, "a third is played")
             runner.end(signal.SIGKILL)
         with RunnerProcess(root, *arguments) as runner:
             until(lambda: n_rows(stage.log) > 4 * N_BARS // 3, "two thirds are played")
             stage.restart()
             assert runner.process.wait(120) == 0
-        stage.seconds = time.monotonic() - began_s
+        stage.seconds = time.time() - began_s
         yield stage
     finally:
         stage.server.close()

@@ -139,14 +139,18 @@ class RunnerProcess:
         FeedError
             The runner ended before it had played everything.
         """
-        assert self.process.stdin is not None
-        until(lambda: HELD in self.said() or self.process.poll() is not None, START_S)
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(b"\n")
+        self.begin()
         while PLAYED not in self.said():  # as long as the recording takes
             if self.process.poll() is not None:
                 raise FeedError(f"the runner ended with {self.process.returncode} before the recording:\n{self.said()}")
             time.sleep(LOOK_S)
+
+    def begin(self) -> None:
+        """Have a held replay begin."""
+        assert self.process.stdin is not None
+        until(lambda: HELD in self.said() or self.process.poll() is not None, START_S)
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(b"\n")
 
     def let_go(self) -> int:
         """Let a held runner end, wait for that and return the exit code."""

@@ -134,7 +134,9 @@ def find_window(prometheus: Prometheus, window_s: int, now_s: float) -> Window:
     version = prometheus.version()
     # A busy machine scrapes at odd milliseconds: an even start is not worth most of the window.
     range_s = int(whole[0]) if whole.size and whole[0] >= WORTH * spans[0] else math.ceil(spans[0])
-    range_s += _is_3(version)  # since 3 a range leaves out the sample at its very start
+    if _is_3(version) and range_s in spans:
+        # Since 3 a range leaves out the sample at its very start. The second more is extrapolated, as on the dashboard.
+        range_s += 1
     commits = _gauge(prometheus, COMMIT, range_s, end_s)
     started = _gauge(prometheus, STARTED, range_s, end_s)
     taken = _gauge(prometheus, TAKEN, range_s, end_s)

@@ -11,9 +11,11 @@ import os
 import re
 import subprocess
 import tempfile
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +42,7 @@ MIN_CAUGHT: Final = 0.9  # of the mutants
 ALERT_GROUP: Final = "v13_one"
 TIMEOUT_S: Final = 600.0
 _TESTING: Final = "Unit Testing:"
+_JUNIT: Final = "--junit"
 _COMPARISON: Final = re.compile(r" (>=|<=|==|>|<) (-?[\d.]+(?:e-?\d+)?)(?![\w:])")
 _GROUPING: Final = re.compile(r"\b(by|on) \(([^()]*)\)")
 _MATCHERS: Final = re.compile(r'\{((?:\w+="[^"]*",?)+)\}')
@@ -205,19 +208,12 @@ def run_promtool(promtool: Path, paths: Sequence[Path]) -> dict[Path, bool]:
         It could not be run, or did not tell of a file.
     """
     n = min(os.cpu_count() or 1, max(1, len(paths)))
-    with ThreadPoolExecutor(n) as pool:  # one process takes its files one by one
-        outputs = pool.map(
-            lambda part: _promtool(promtool, "test", "rules", *part).stdout, [paths[i::n] for i in range(n)]
-        )
-        lines = [line for output in outputs for line in output.splitlines()]
+    usage = _promtool(promtool, "test", "rules", "--help")
+    test = _junit if _JUNIT in usage.stdout + usage.stderr else _printed
     verdicts: dict[Path, bool] = {}
-    path = None
-    for line in lines:  # why a test failed stands in the other stream
-        if line.startswith(_TESTING):
-            path = Path(line.removeprefix(_TESTING).strip())
-            verdicts[path] = False
-        elif path is not None and line.strip() == "SUCCESS":
-            verdicts[path] = True
+    with ThreadPoolExecutor(n) as pool:  # one process takes its files one by one
+        for found in pool.map(partial(test, promtool), [paths[i::n] for i in range(n)]):
+            verdicts |= found
     silent = [path for path in paths if path not in verdicts]
     if silent:
         raise V13Error(f"{promtool}: did not tell of {silent[0]}")
@@ -260,6 +256,32 @@ def _spoilt_expr(expr: str) -> Iterator[tuple[str, str, str]]:
 
 def _put(text: str, span: tuple[int, int], new: str) -> str:
     return text[: span[0]] + new + text[span[1] :]
+
+
+def _printed(promtool: Path, paths: Sequence[Path]) -> dict[Path, bool]:
+    """Return the verdicts of promtool 2, which names each file as it comes to it."""
+    verdicts: dict[Path, bool] = {}
+    path = None
+    for line in _promtool(promtool, "test", "rules", *paths).stdout.splitlines():  # why is in the other stream
+        if line.startswith(_TESTING):
+            path = Path(line.removeprefix(_TESTING).strip())
+            verdicts[path] = False
+        elif path is not None and line.strip() == "SUCCESS":
+            verdicts[path] = True
+    return verdicts
+
+
+def _junit(promtool: Path, paths: Sequence[Path]) -> dict[Path, bool]:
+    """Return the verdicts of promtool 3, which names files only in a report."""
+    with tempfile.TemporaryDirectory(prefix="v13-promtool-") as folder:
+        report = Path(folder) / "junit.xml"
+        _promtool(promtool, "test", "rules", f"{_JUNIT}={report}", *paths)
+        try:
+            suites = ET.parse(report).iter("testsuite")
+        except (OSError, ET.ParseError):
+            return {}
+    bad = ("failures", "errors")
+    return {Path(suite.get("name", "")): not any(int(suite.get(name, "1")) for name in bad) for suite in suites}
 
 
 def _promtool(promtool: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

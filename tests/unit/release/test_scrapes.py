@@ -75,6 +75,16 @@ def test_scrapes_at_odd_times_make_a_window_of_whole_seconds_around_them() -> No
     assert found.scrapes[0].ts_s.size == 3
 
 
+@pytest.mark.parametrize("version", ["2.42.0", "3.5.3"])
+def test_a_busy_machine_s_odd_times_do_not_shrink_the_window_to_the_few_scrapes_that_are_even(version: str) -> None:
+    times = [1.003 * i for i in range(50)] + [51.0, 52.0, 53.0]
+    found = find_window(Answers({"a": (times, [1.0] * 53)}, version), 60, START_S + 53.5)  # type: ignore[arg-type]
+    assert found.scrapes[0].ts_s.size == 53
+    times[0] = 0.002  # no whole seconds before the last: a range of 53 s holds it with every version
+    odd = find_window(Answers({"a": (times, [1.0] * 53)}, version), 60, START_S + 53.5)  # type: ignore[arg-type]
+    assert (odd.range_s, odd.scrapes[0].ts_s.size) == (53, 53)
+
+
 def test_a_restart_is_another_life_of_the_target() -> None:
     found = find_window(prometheus(a=([0.0, 5.0, 10.0, 15.0], [1.0, 1.0, 7.0, 7.0])), 60, START_S + 16.0)
     assert [(life.start, life.stop) for life in found.scrapes[0].lives] == [(0, 2), (2, 4)]
