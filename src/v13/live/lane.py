@@ -85,7 +85,7 @@ class Lane:
         self._gap_ms = active.params.features.bar_ms * 3 // 2
         self._due: dict[int, deque[_Due]] = {h: deque() for h in horizons}
         self._detector = Detector(active.params, sessions)
-        self._counters = self._detector.counters
+        self._counters, self._counters_mark = self._detector.counters, self._detector.counters_mark()
         self._cold_bars = _cold_bars(active.params)
 
     @property
@@ -118,10 +118,11 @@ class Lane:
         if gaps:
             self._gap_row = gaps[-1]
         suppressed = {}
-        counters = self._detector.counters
-        if counters != self._counters:
+        mark = self._detector.counters_mark()
+        if mark != self._counters_mark:
+            counters = self._detector.counters
             suppressed = {name: n - self._counters[name] for name, n in counters.items() if n != self._counters[name]}
-            self._counters = counters
+            self._counters, self._counters_mark = counters, mark
         return Step(bars, events, settled, suppressed, detect_ns)
 
     def swap(self, active: Active, last_bars: Records) -> None:
@@ -179,7 +180,7 @@ class Lane:
                 self._detector.run(bars)
             self.checkpoint_rows = checkpoint.rows
             self.checkpoint_due = False
-            self._counters = self._detector.counters
+            self._counters, self._counters_mark = self._detector.counters, self._detector.counters_mark()
         self.rows, self.ts_ms, self._gap_row = state.rows, state.ts_ms, state.gap_row
         for item in pending:
             # A horizon configured only now may have passed: the bar that would settle it is gone, so it stays open.
@@ -196,7 +197,7 @@ class Lane:
         self._detector = Detector(params, self._sessions)
         if bars.size:
             self._detector.run(bars)
-        self._counters = self._detector.counters
+        self._counters, self._counters_mark = self._detector.counters, self._detector.counters_mark()
 
     def _logged(self, event: np.void, row: int) -> LoggedEvent:
         bucket = int((event["session"] * 2 + event["liquidity"]) * 3 + event["source"])

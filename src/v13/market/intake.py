@@ -73,6 +73,7 @@ class Intake:
         self.bar_ms = bar_ms
         self.dropped: Counter[tuple[str, str]] = Counter()
         self._marks = np.array([[NO_ID, 0, 0], [NO_ID, 0, 0]], np.int64)
+        self._last_ids = self._marks[:, LAST_ID]
         self._trades = _Stream(TRADE, self._marks[0])
         self._quotes = _Stream(QUOTE, self._marks[1])
         self._ids = self._trades.ids, self._quotes.ids
@@ -152,7 +153,7 @@ class Intake:
 
     def snapshot(self) -> bytes:
         """Return what is needed to go on after the last bar handed on; messages held are not part of it."""
-        return _PACK_FACTS(self._closed_ms, self._trades.last_id, self._quotes.last_id) + self._builder.snapshot()
+        return _PACK_FACTS(self._closed_ms, *self._last_ids.tolist()) + self._builder.snapshot()
 
     def restore(self, data: bytes) -> None:
         """Take up a `snapshot`; messages of bars handed on before it are late from now on.
@@ -164,7 +165,7 @@ class Intake:
         """
         self._builder.restore(data[24:])
         closed, *last_ids = np.frombuffer(data, np.int64, 3).tolist()
-        self._marks[:, LAST_ID] = last_ids
+        self._last_ids[:] = last_ids
         self._reach(closed)
 
     def _put_right(self, until: int) -> Records:
