@@ -109,7 +109,12 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
     state = _State()
     with ExitStack() as stack:
         events = stack.enter_context(
-            EventLog(root / settings.log, keep_bars=KEPT_TIMES * keep_bars(artifacts.params), now_ms=clock.wall_ms)
+            EventLog(
+                root / settings.log,
+                keep_bars=KEPT_TIMES * keep_bars(artifacts.params),
+                n_may_wait=len(symbols) * settings.checkpoint_bars,
+                now_ms=clock.wall_ms,
+            )
         )
         refuse_own_log(root, config)
         session = Session(

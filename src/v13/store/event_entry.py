@@ -51,7 +51,14 @@ _REMOVE_BAR: Final = "DELETE FROM bar WHERE ts_ms = ? AND symbol = ?"
 
 
 def enter(
-    db: sqlite3.Connection, batch: Batch, entered: Committed, kept: KeptBars, *, keep_bars: int, now_ms: int
+    db: sqlite3.Connection,
+    batch: Batch,
+    entered: Committed,
+    kept: KeptBars,
+    *,
+    keep_bars: int,
+    n_may_wait: int,
+    now_ms: int,
 ) -> None:
     """Enter a batch and add to `entered` what was not there before.
 
@@ -66,6 +73,8 @@ def enter(
         What is in the log; it follows. Should the transaction fail, it is to be read anew.
     keep_bars : int, >= 1
         Bars of a symbol kept up to and with a checkpoint of the batch.
+    n_may_wait : int, >= 0
+        So many bars of all symbols that are not kept may be removed later.
     now_ms : int
         UTC epoch milliseconds.
 
@@ -83,8 +92,7 @@ def enter(
     db.executemany(_SET_STATE, ((symbol, *state) for symbol, state in batch.states.items()))
     for symbol, checkpoint in batch.checkpoints.items():
         db.execute(_SET_CHECKPOINT, (symbol, *checkpoint))
-        surplus = kept.take_surplus(symbol, checkpoint.ts_ms, keep_bars)
-        db.executemany(_REMOVE_BAR, ((ts_ms, symbol) for ts_ms in surplus))
+        db.executemany(_REMOVE_BAR, kept.take_surplus(symbol, checkpoint.ts_ms, keep_bars, n_may_wait))
     for config in batch.configs:
         _enter_config(db, config)
 

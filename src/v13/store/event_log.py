@@ -69,6 +69,9 @@ class EventLog:
         Beside it lie `<path>-wal`, `<path>-shm` (SQLite's) and `<path>.lock` (whose content is the writer's pid).
     keep_bars : int, >= 1
         Bars of a symbol kept up to and with its checkpoint; those after it are always kept.
+    n_may_wait : int, >= 0
+        So many more, of all symbols together, may stay until the bars of the same time are removed for all: the bars of
+        a minute of one symbol lie on as many pages, and to write them all would hold up a commit.
     now_ms : callable
         The clock, UTC epoch milliseconds: when a row was entered.
 
@@ -85,11 +88,12 @@ class EventLog:
     It belongs to the thread that made it. Readers (`v13.store.event_reader`) never block it.
     """
 
-    def __init__(self, path: Path, *, keep_bars: int, now_ms: Callable[[], int]) -> None:
+    def __init__(self, path: Path, *, keep_bars: int, now_ms: Callable[[], int], n_may_wait: int = 0) -> None:
         if keep_bars < 1:
             raise ConfigError(f"keep_bars: expected at least 1, found {keep_bars}")
         self.path = path
         self._keep_bars = keep_bars
+        self._n_may_wait = n_may_wait
         self._now_ms = now_ms
         self._in_doubt: Committed | None = None  # of a COMMIT that failed: the disk may have taken it all the same
         self._untold = Committed([], [])  # entered by such a COMMIT, to be told by the next one that succeeds
@@ -127,7 +131,7 @@ class EventLog:
 
         Bars, events and outcomes that are there already are left as they are and are not told as new, so a batch may be
         handed in again after a failure or a restart. States and checkpoints replace those of fewer rows; a checkpoint
-        also removes the bars that nobody needs any more.
+        also removes the bars that nobody needs any more, but for those that may wait.
 
         Returns
         -------
@@ -154,7 +158,15 @@ class EventLog:
                     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             try:
                 db.execute("BEGIN IMMEDIATE")
-                enter(db, batch, entered, self._kept, keep_bars=self._keep_bars, now_ms=self._now_ms())
+                enter(
+                    db,
+                    batch,
+                    entered,
+                    self._kept,
+                    keep_bars=self._keep_bars,
+                    n_may_wait=self._n_may_wait,
+                    now_ms=self._now_ms(),
+                )
                 is_asked = True
                 db.execute("COMMIT")
             except BaseException as error:
