@@ -58,6 +58,7 @@ class Detector:
         self._params = params.record()
         self._trackers = np.unique(self._params["swing_L"])
         self._one_row = np.zeros(1, FEATURE)
+        self._one_px = self._one_row["px"]
         self._one_bar = np.zeros(1, BAR)
         self._one_session = np.zeros(1, np.int64)
         self._two_events = np.zeros(2, EVENT)
@@ -90,6 +91,11 @@ class Detector:
         counts["zero_scale"] = self._n_zero_scale.item()
         counts["fusion_fallback"] = self._n_fusion_fallback.item()
         return counts
+
+    @property
+    def last_px(self) -> float:
+        """What `prices` gives for the bar `update` took last, without its arrays."""
+        return self._one_px.item()
 
     def counters_mark(self) -> bytes:
         """Return what differs whenever `counters` does, at a tenth of its cost."""

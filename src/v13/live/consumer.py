@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 BATCH: Final = 256  # messages before the reader of the socket gets its turn; bars they end share a commit
 TICK_S: Final = 0.02  # between looks while nothing comes
 LOOK_NS: Final = 5_000_000  # between looks at the clock for bars that no message ends
+TELL_NS: Final = 50_000_000  # between entries into histograms: a fixed cost, that the next bar would wait for
 PARTIAL_S: Final = 30.0  # with a part of the feed away for longer, the rest goes on without it ...
 ALIVE_S: Final = 5.0  # ... if there is a rest: something came this short ago
 HOLD_S: Final = 5.0  # a bar waits no longer for trades that are being fetched
@@ -101,7 +102,7 @@ class Consumer:
         self._still: dict[str, _Still] = {}  # by symbol, as last seen by `standing_still`
         self._lags: list[int] = []
         self._durations: list[int] = []
-        self._look_ns = 0
+        self._look_ns = self._tell_ns = 0
         self._heard_ns = 0  # when the last message came
         self._away_ns: int | None = None  # since when the feed, or a part of it, is away
         self._n_trades = metrics.bind("divergence_messages_total", stream="trade")
@@ -170,12 +171,15 @@ class Consumer:
             self._look()
 
     def _look(self) -> None:
-        """Close the bars that no message ends, and tell what was measured since the last look."""
+        """Close the bars that no message ends, and tell now and then what was measured."""
         now_ns = self._clock.monotonic_ns()
         self._look_ns = now_ns + LOOK_NS
         limit_ms = self._limit_ms()
         over = [symbol for symbol, lane in self._session.lanes.items() if lane.intake.next_ms <= limit_ms]
         self._close(dict.fromkeys(over, now_ns), limit_ms)
+        if now_ns < self._tell_ns:
+            return
+        self._tell_ns = now_ns + TELL_NS
         for histogram, values, unit in ((self._event_latency, self._durations, 1e-9), (self._lag, self._lags, 1e-3)):
             if values:
                 histogram.observe_many(np.array(values) * unit)

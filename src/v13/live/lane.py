@@ -114,7 +114,8 @@ class Lane:
             events.append(logged)
         self.rows += bars.size
         self.ts_ms = last_ms
-        settled = self._settle(bars, first, gaps) if any(self._due.values()) else []
+        px = [self._detector.last_px] if is_one else None
+        settled = self._settle(bars, px, first, gaps) if any(self._due.values()) else []
         if gaps:
             self._gap_row = gaps[-1]
         suppressed = {}
@@ -222,9 +223,8 @@ class Lane:
             for waiting in self._due.values():
                 waiting.append(due)
 
-    def _settle(self, bars: Records, first: int, gaps: list[int]) -> list[Settled]:
-        """Label the events whose horizon these bars reach, or whose way to it a gap has cut."""
-        px: NDArray[np.float64] | None = None  # none of these bars settles anything, mostly
+    def _settle(self, bars: Records, px: Sequence[float] | None, first: int, gaps: list[int]) -> list[Settled]:
+        """Label the events whose horizon these bars reach, or whose way to it a gap has cut; px: None where not known."""
         settled = []
         for horizon, waiting in self._due.items():
             while waiting:
@@ -236,10 +236,10 @@ class Lane:
                 if at >= self.rows:
                     break
                 if px is None:
-                    px = prices(self.active.params.features, bars)
+                    px = prices(self.active.params.features, bars).tolist()
                 waiting.popleft()
                 ts_ms = int(bars["ts_ms"][at - first])
-                ret = None if cut is not None else _log_return(due.px, float(px[at - first]))
+                ret = None if cut is not None else _log_return(due.px, px[at - first])
                 hit = None if ret is None or ret == 0 else int((ret > 0) == (due.side > 0))
                 settled.append(Settled(Outcome(due.name, horizon, ts_ms, ret, hit), due.source, due.side))
         return settled
