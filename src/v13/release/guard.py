@@ -65,6 +65,9 @@ class Guard:
         if watched is None or port is None or alarm.instance != instance(port) or self._was_stopped(watched):
             self._tell(f"{alarm.name} of {alarm.instance or 'nobody'}: is not about the release that is watched")
             return
+        if _is_starting(state, watched):  # it has `deploy.ready_s` for that, and its deployer waits for it
+            self._tell(f"{alarm.name} of {alarm.instance}: is still being started; nothing was done")
+            return
         if self._is_denied(alarm):
             self._tell(f"{alarm.name} of {alarm.instance}: Prometheus does not know of it; nothing was done")
             return
@@ -222,6 +225,12 @@ def run_guard(rig: Rig, stop: threading.Event | None = None) -> None:
                 guard.look()
             except V13Error as error:  # such as a ledger on a full disk: it must go on looking
                 rig.say(f"guard: {error}")
+
+
+def _is_starting(state: State, release: str) -> bool:
+    running = state.open
+    is_deploy = running is not None and running.kind == "deploy"
+    return is_deploy and release == state.candidate and not _is_started(state, release)
 
 
 def _is_started(state: State, release: str) -> bool:

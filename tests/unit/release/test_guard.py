@@ -284,6 +284,20 @@ def test_a_candidate_that_is_still_being_started_is_not_judged(site: Site, web: 
     assert web.requests == []
 
 
+def test_an_alert_about_a_candidate_that_is_still_being_started_is_told_and_nothing_more(
+    site: Site, web: FakePrometheus
+) -> None:
+    rig = make_rig(with_settings(site, prometheus=web.url))
+    deployed(rig, OLD, RELEASE)
+    web.alerts.add(("SlowEvents", CANDIDATE_AT))
+    Guard(rig).alarm(alarm(CANDIDATE_AT))
+    state = rig.ledger.state()
+    assert (state.candidate, state.open is not None and state.open.kind) == (RELEASE, "deploy")
+    assert [r.record["why"] for r in rig.ledger.rows() if r.record["kind"] == "alarm"] == [
+        f"SlowEvents of {CANDIDATE_AT}: is still being started; nothing was done"
+    ]
+
+
 def test_nothing_is_judged_where_nothing_was_deployed(site: Site, web: FakePrometheus) -> None:
     rig = make_rig(with_settings(site, prometheus=web.url))
     Guard(rig).look()
