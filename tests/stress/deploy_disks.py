@@ -84,7 +84,7 @@ def run(most: int, seed: int, folder: Path) -> bool:
 def _rounds(most: int, seed: int, root: Path) -> Iterator[Disk]:
     with ExitStack() as stack:
         stack.enter_context(_small_disk(root / "deploy"))
-        rig = stack.enter_context(stage(root, minutes=MINUTES, observe_s=2.0, min_free_mb=1))
+        rig = stack.enter_context(stage(root, minutes=MINUTES, observe_s=2.0, min_free_mb=1, ready_s=240.0))
         with _read_only(rig.site.home):
             said = ran(rig, "deploy", "run", "--reason", "read-only")
         first = Disk(0, "read-only", "none", said=f"exit code {said.returncode}")

@@ -40,6 +40,7 @@ VICTIMS: Final = ("deployer", "guard", "supervisord", "runner")
 WEIGHTS: Final = (4, 3, 2, 4)  # all programs have to start again where supervisord is killed
 STAGE_S: Final = 2_400.0  # of a market; the ledger of a stage is read whole at every step of it
 MINUTES: Final = 50
+READY_S: Final = 240.0  # a busy machine, and the first runner of a checkout compiles
 PER_OPERATION: Final = (5, 12)
 ROLLBACKS: Final = 0.4  # of all operations, where there is something to go back to
 ABORTED: Final = 0.15  # of all deploys
@@ -218,7 +219,9 @@ def rounds(n_kills: int, seed: int, folder: Path) -> Iterator[Kill | Ended]:
         n_stages += 1
         with ExitStack() as stack:
             try:
-                rig = stack.enter_context(stage(folder / f"stage{n_stages}", minutes=MINUTES, observe_s=2.0))
+                rig = stack.enter_context(
+                    stage(folder / f"stage{n_stages}", minutes=MINUTES, observe_s=2.0, ready_s=READY_S)
+                )
                 shadow = stack.enter_context(shadow_of(rig, settled(rig)))
             except (V13Error, AssertionError) as error:
                 yield Ended(n_operations, f"stage {n_stages}", "not held", judged=Judged(wrong=[str(error)]))
