@@ -75,7 +75,8 @@ def programs(site: Site, release: str, port: int) -> tuple[Program, Program]:
     folder = site.release(release)
     # Compiled modules lie outside: one planted in the release's folder is never read.
     environ = {"PYTHONPATH": str(folder / "code"), "PYTHONUNBUFFERED": "1"}
-    environ["PYTHONPYCACHEPREFIX"] = str(site.home / "pycache" / release)
+    # One place for all releases, by the path of each module: what they share is compiled once, not at every deploy.
+    environ["PYTHONPYCACHEPREFIX"] = str(site.home / "pycache")
     log = site.event_log(release)
     base = (sys.executable, "-P", "-m", "v13.cli")
     where = ("--env", site.env, "--root", str(folder))

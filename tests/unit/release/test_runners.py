@@ -85,6 +85,15 @@ def test_runner_and_watcher_run_the_releases_code_on_its_settings(site: Site) ->
     assert runner.log != watcher.log
 
 
+def test_what_releases_share_is_compiled_once_for_all_of_them_and_outside_their_folders(site: Site) -> None:
+    places = {
+        program.environ["PYTHONPYCACHEPREFIX"]
+        for release in (RELEASE, OLD)
+        for program in runners.programs(site, release, 8003)
+    }
+    assert places == {str(site.home / "pycache")}
+
+
 def test_no_secret_is_in_a_command_or_an_environment(site: Site) -> None:
     store.write_text(site.root / "config/keys/exporter", "s3cret\n")
     store.write_text(site.root / "config/keys/tls.key", "s3cret\n")
