@@ -104,7 +104,7 @@ def _round(rig: Rig, shadow: Shadow, one: Disk, fault: Fault) -> Disk:
     began_s, ledger = time.monotonic(), Ledger(rig.site.ledger)
     before, aim = ledger.look().id, one.step
     arguments = ["deploy", "run"] if one.kind == "deploy" else ["rollback", "--type", "full"]
-    with Operator(rig, ledger, [*arguments, "--reason", f"disk {one.number}"]) as operator:
+    with Operator(rig, ledger, [*arguments, "--reason", f"disk {one.number}"], shadow.collect) as operator:
         try:
             operator.begin()
             end_s = time.monotonic() + STEP_S

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.integration.deploy_stage import settled, stage
+from tests.integration.deploy_stage import settled, stage, until
 from tests.stress import deploy_disks
 from tests.stress.deploy_operator import Operator
 from tests.stress.deploy_shadow import Judged, Shadow, judge, shadow_of
-from tests.stress.deploy_watch import ROLLBACK, Ledger, processes, said_and_untrue
+from tests.stress.deploy_watch import ROLLBACK, Ledger, is_alive, processes, said_and_untrue
 from v13.errors import V13Error
 from v13.release.rig import Rig
 from v13.release.rollback import find_target
@@ -114,7 +114,9 @@ class Round:
         end, began_s = Ended(number, self._begun()), time.monotonic()
         aborts_after = self.dice.randint(1, 4) if self.dice.random() < ABORTED and end.begun == "deploy" else 0
         arguments = ["deploy", "run"] if end.begun.startswith("deploy") else ["rollback", "--type", "full"]
-        with Operator(self.rig, self.ledger, [*arguments, "--reason", f"operation {number}"]) as operator:
+        with Operator(
+            self.rig, self.ledger, [*arguments, "--reason", f"operation {number}"], self.shadow.collect
+        ) as operator:
             try:
                 before = self.ledger.look().id
                 if end.begun.endswith("two at once"):
@@ -170,7 +172,7 @@ class Round:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self.struck[victim, made.step] += 1
-        operator.reap()
+        until(lambda: not is_alive(pid), f"{name} is dead")
         made.said, made.wrong = said_and_untrue(self.rig, self.ledger)
         if victim == "deployer":
             killed_s = time.monotonic()

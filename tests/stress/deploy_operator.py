@@ -25,6 +25,7 @@ UP_S: Final = 10.0  # the guard has started another supervisord by then, if it l
 REFUSED_S: Final = 120.0
 REFUSED: Final = 1  # exit code
 POLL_S: Final = 0.05
+COLLECT_S: Final = 45.0  # logs keep some four minutes of bars
 PAUSE_S: Final = 1.0  # between a command that failed and the next
 
 
@@ -41,11 +42,12 @@ class Operator:
         How often supervisord had to be started by hand.
     """
 
-    def __init__(self, rig: Rig, ledger: Ledger, arguments: Sequence[str]) -> None:
+    def __init__(self, rig: Rig, ledger: Ledger, arguments: Sequence[str], collect: Callable[[Rig], None]) -> None:
         self._rig, self._ledger, self._arguments = rig, ledger, list(arguments)
         self._begun: list[subprocess.Popen[str]] = []
         self._missed_s: float | None = None
-        self._next_s = 0.0
+        self._next_s = self._collected_s = 0.0
+        self._collect = collect
         self.wrong: list[str] = []
         self.typed = ""
         self.n_up = 0
@@ -111,6 +113,9 @@ class Operator:
     def tend(self) -> None:
         """Do what the moment asks for."""
         now_s = time.monotonic()
+        if now_s - self._collected_s > COLLECT_S:
+            self._collect(self._rig)
+            self._collected_s = time.monotonic()
         self.reap()
         if processes(self._rig).supervisord is not None:
             self._missed_s = None

@@ -48,6 +48,15 @@ class Shadow:
     log: Path
     params: DetectorParams
     until_ms: int  # judged so far
+    bars: dict[tuple[Path, str], dict[int, bytes]] = field(
+        default_factory=dict
+    )  # by log and symbol, all that ever were
+
+    def collect(self, rig: Rig) -> None:
+        """Note the bars of all logs: a log keeps those of four minutes."""
+        for log in (self.log, *(rig.site.event_log(r) for r in {a.release for a in rig.ledger.state().serving})):
+            for symbol in rig.site.symbols:
+                self.bars.setdefault((log, symbol), {}).update(bars_of(log, symbol))
 
     @property
     def warm(self) -> int:
@@ -141,11 +150,9 @@ def judge(rig: Rig, shadow: Shadow) -> Judged:
         found.wrong.append(f"{', '.join(sorted(runs)) or 'nothing'} runs, {state.stable} is stable")
     found.wrong += status(rig).problems
     # What is served grows meanwhile: everything is compared up to where all logs were a moment ago.
-    from_ms, end_ms = (
-        shadow.until_ms,
-        min(*_at(shadow.log).values(), *_at(rig.site.event_log(str(state.stable))).values()),
-    )
-    shadow.until_ms = end_ms
+    from_ms, own_log = shadow.until_ms, rig.site.event_log(str(state.stable))
+    shadow.until_ms = end_ms = min(*_at(shadow.log).values(), *_at(own_log).values())
+    shadow.collect(rig)
     counted = [row for row in owed(rig.site, state.serving) if row[0] <= end_ms]
     rows = served_events(rig.site, state.serving).iter_rows(named=True)
     told = sorted((r["ts_ms"], r["symbol"], r["event_id"], r["release"]) for r in rows if r["ts_ms"] <= end_ms)
@@ -176,8 +183,8 @@ class _Served:
         self.from_ms, self.end_ms = span
         self.serving = rig.ledger.state().serving
         releases = {a.release for a in self.serving if a.symbol == symbol}
-        self.logs = {r: bars_of(rig.site.event_log(r), symbol) for r in releases}
-        self.whole = bars_of(shadow.log, symbol)
+        self.logs = {r: shadow.bars[rig.site.event_log(r), symbol] for r in releases}
+        self.whole = shadow.bars[shadow.log, symbol]
         self.times = [ts for ts in sorted(self.whole) if self.from_ms < ts <= self.end_ms]
 
     def compare(self) -> None:
