@@ -24,7 +24,7 @@ SETTLE_S: Final = 300.0  # nothing is waited for so long that ever ends
 UP_S: Final = 10.0  # the guard has started another supervisord by then, if it lives
 REFUSED_S: Final = 120.0
 REFUSED: Final = 1  # exit code
-POLL_S: Final = 0.05
+POLL_S: Final = 0.1
 COLLECT_S: Final = 45.0  # logs keep some four minutes of bars
 PAUSE_S: Final = 1.0  # between a command that failed and the next
 
