@@ -142,10 +142,8 @@ class Operator:
         while True:
             self.tend()
             now = self._ledger.look()
-            is_over = (
-                not now.is_open and now.outcome != "stopped" and all(one.poll() is not None for one in self._begun)
-            )
-            if is_over and status(self._rig).is_consistent:
+            # Its command may write the record still, for a minute where the machine is busy: that is not waited for.
+            if not now.is_open and now.outcome != "stopped" and status(self._rig).is_consistent:
                 return str(now.outcome)
             if time.monotonic() > end_s:
                 raise V13Error(f"not over within {SETTLE_S:g} s:\n{status(self._rig).text()}")
