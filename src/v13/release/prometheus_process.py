@@ -5,31 +5,19 @@ It keeps its data in a folder that its owner removes. It must not touch a server
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from v13 import store
-from v13.errors import ConfigError, V13Error
+from v13.errors import ConfigError
+from v13.release.server_process import ServerProcess, find_program
 
 __all__ = ["PrometheusProcess", "find_prometheus", "free_port", "rehearsal_config"]
-
-WAIT_S: Final = 60.0  # only a broken server is waited for so long
-LOOK_S: Final = 0.05
-LAST_LINES: Final = 5
-USUAL_PLACE: Final = Path("/usr/bin/prometheus")  # Debian's
 
 
 def find_prometheus() -> Path | None:
@@ -40,13 +28,7 @@ def find_prometheus() -> Path | None:
     ConfigError
         PROMETHEUS_BIN names no program.
     """
-    named = os.environ.get("PROMETHEUS_BIN")
-    if named:
-        if not os.access(named, os.X_OK):
-            raise ConfigError(f"PROMETHEUS_BIN: {named}: expected a program, found none there")
-        return Path(named)
-    found = shutil.which("prometheus")
-    return Path(found) if found else USUAL_PLACE if os.access(USUAL_PLACE, os.X_OK) else None
+    return find_program("PROMETHEUS_BIN", ("prometheus",))
 
 
 def free_port() -> int:
@@ -90,7 +72,7 @@ def rehearsal_config(built: Path, targets: Mapping[str, str], scrape_s: int) -> 
     }
 
 
-class PrometheusProcess:
+class PrometheusProcess(ServerProcess):
     """A server that runs; a context manager.
 
     Parameters
@@ -115,53 +97,8 @@ class PrometheusProcess:
         folder.mkdir(parents=True, exist_ok=True)
         store.write_yaml(folder / "prometheus.yml", config)
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = folder / "prometheus.log"
         command = [
-            str(program),
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
+            *(str(program), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
-        try:
-            with self._log.open("ab") as sink:
-                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)
-        except OSError as error:
-            raise ConfigError(f"{program}: cannot be started: {error.strerror}") from error
-        try:
-            self._wait(program)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Stop it, in order if it can be."""
-        self.process.terminate()
-        try:
-            self.process.wait(WAIT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def _wait(self, program: Path) -> None:
-        end_s = time.monotonic() + WAIT_S
-        while not self._is_ready():
-            if self.process.poll() is not None:
-                said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-                raise ConfigError(f"{program}: ended at once; it said:\n" + "\n".join(said))
-            if time.monotonic() > end_s:
-                raise V13Error(f"{program}: not ready within {WAIT_S:g} s; see {self._log}")
-            time.sleep(LOOK_S)
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=WAIT_S) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, HTTPException, ConnectionError):
-            return False
+        super().__init__(command, f"http://127.0.0.1:{self.port}", folder / "prometheus.log")
