@@ -57,7 +57,7 @@ from v13.measures.resampling import (
     shift_statistics,
 )
 from v13.measures.snooping import SuperiorAbility, step_m, superior_ability
-from v13.measures.verdict import Criterion, Status, StepVerdict, Verdict
+from v13.verdict import Criterion, Status, StepVerdict, Verdict
 
 __all__ = [
     "HIT",

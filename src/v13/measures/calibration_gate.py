@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scipy.stats import norm
 
 from v13.errors import DataError
-from v13.measures.verdict import Criterion, Status
+from v13.verdict import Criterion, Status
 
 __all__ = ["CalibrationRow", "events_needed_for_skill", "judge_calibration"]
 

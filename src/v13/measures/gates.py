@@ -13,7 +13,7 @@ from scipy.stats import chi2
 
 from v13.measures.accuracy import Accuracy
 from v13.measures.power import events_needed_for_gate, events_needed_for_rho
-from v13.measures.verdict import Criterion, Status, Verdict
+from v13.verdict import Criterion, Status, Verdict
 
 __all__ = [
     "Criterion",

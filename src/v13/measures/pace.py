@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from v13.errors import DataError
-from v13.measures.verdict import Criterion, Status
+from v13.verdict import Criterion, Status
 
 __all__ = ["Pace", "duration", "priced"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from v13.measures.accuracy import Accuracy
-from v13.measures.verdict import Criterion, Status
+from v13.verdict import Criterion, Status
 
 __all__ = ["EdgeKept", "judge_placebo", "judge_plateau"]
 

@@ -10,12 +10,12 @@ from datetime import timedelta
 from typing import Final
 
 from v13 import store
-from v13.measures import Status, Verdict
 from v13.release.check_artifacts import SCHEMAS
 from v13.release.check_scene import NO_BUNDLE, Finding, Scene, absent, bad, good, short_hash
 from v13.release.envelope import moment, stamp
 from v13.release.keys import short
 from v13.release.trust import ENVELOPE_FILE, verify_bundle
+from v13.verdict import Status, Verdict
 
 __all__ = ["GUIDE_CRITERIA", "MAX_AHEAD", "age", "bundle", "criteria", "recorded_data", "signature", "verdict"]
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from v13 import store
 from v13.config import find_root
 from v13.errors import ConfigError, DataError
-from v13.measures import StepVerdict
 from v13.release.closure_row import FAMILIES, PARTS, UNEXPLAINED
 from v13.release.closure_text import percent
+from v13.verdict import StepVerdict
 
 __all__ = [
     "NOTEBOOK",

@@ -1,6 +1,7 @@
 """The verdict: criteria with their evidence, and what they come to together; and what one notebook concludes.
 
-Nothing here judges; the rules are in `gates`.
+Nothing here judges; the rules are in `measures`. All rooms speak of verdicts, so it lies below them all and imports
+little: a deploy command need not load the statistics to read one.
 """
 
 from __future__ import annotations
