@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.oracle.markets import random_bars
 from tests.parity.runs import in_chunks, one_by_one, through_snapshots, whole
-from v13.detector import BucketOverride, DecisionParams, Detector, DetectorParams, FeatureParams
+from v13.detector import BucketOverride, DecisionParams, Detector, DetectorParams, FeatureParams, prices
 from v13.errors import DataError, StoreError
 
 PARAMS = DetectorParams(
@@ -69,7 +69,22 @@ def test_reset_forgets_everything() -> None:
     assert detector.run(bars).tobytes() == whole(PARAMS, bars).tobytes()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "other parameters", "empty"])
+def test_after_an_update_the_last_price_is_that_of_prices_and_the_mark_changes_with_the_counters() -> None:
+    bars = market(3)
+    bars["lag_quote_ms"][::7] = 10**9  # a stale quote: the price is the close
+    detector, changes = Detector(PARAMS), 0
+    before = detector.counters, detector.counters_mark()
+    for bar, px in zip(bars, prices(PARAMS.features, bars), strict=True):
+        detector.update(bar)
+        np.testing.assert_equal(detector.last_px, px)
+        after = detector.counters, detector.counters_mark()
+        assert (after[0] != before[0]) == (after[1] != before[1])
+        changes += after[0] != before[0]
+        before = after
+    assert changes > 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "other parameters", "empty", "version before"])
 def test_a_damaged_snapshot_is_refused_and_leaves_the_state(damage: str) -> None:
     detector = Detector(PARAMS)
     detector.run(market(4))
@@ -79,6 +94,7 @@ def test_a_damaged_snapshot_is_refused_and_leaves_the_state(damage: str) -> None
         "flip": state[:200] + bytes([state[200] ^ 0xFF]) + state[201:],
         "other parameters": Detector(LEVEL).snapshot(),
         "empty": b"",
+        "version before": state.replace(b'"version": 2', b'"version": 1', 1),
     }[damage]
     with pytest.raises(StoreError):
         detector.restore(bad)

@@ -82,7 +82,7 @@ class Detector:
     @property
     def n_bars(self) -> int:
         """Bars taken since `reset`."""
-        return self._n_bars.item()
+        return int(self._n_bars.item())
 
     @property
     def counters(self) -> dict[str, int]:
@@ -95,7 +95,7 @@ class Detector:
     @property
     def last_px(self) -> float:
         """What `prices` gives for the bar `update` took last, without its arrays."""
-        return self._one_px.item()
+        return float(self._one_px.item())
 
     def counters_mark(self) -> bytes:
         """Return what differs whenever `counters` does, at a tenth of its cost."""

@@ -224,7 +224,7 @@ class Lane:
                 waiting.append(due)
 
     def _settle(self, bars: Records, px: Sequence[float] | None, first: int, gaps: list[int]) -> list[Settled]:
-        """Label the events whose horizon these bars reach, or whose way to it a gap has cut; px: None where not known."""
+        """Label the events whose horizon these bars reach, or whose way to it a gap has cut; px: None if unknown."""
         settled = []
         for horizon, waiting in self._due.items():
             while waiting:

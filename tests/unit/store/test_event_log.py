@@ -166,6 +166,33 @@ def test_a_checkpoint_removes_the_bars_before_the_kept_ones_of_its_symbol(
         assert log.bars_after("ETHUSDT", 0).size == 40
 
 
+def test_bars_that_may_wait_are_removed_in_the_order_of_time_and_found_again_after_reopening(path: Path) -> None:
+    def checkpoint(log: EventLog, symbol: str) -> None:
+        log.commit(Batch(checkpoints={symbol: Checkpoint(made.ts_of(30), 30, b"", 1)}))
+
+    def kept(log: EventLog) -> list[int]:
+        return [log.bars_after(symbol, 0).size for symbol in SYMBOLS[:2]]
+
+    def open_waiting() -> EventLog:
+        return EventLog(path, keep_bars=10, n_may_wait=20, now_ms=lambda: NOW_MS)
+
+    first, second = SYMBOLS[:2]
+    with open_waiting() as log:
+        log.commit(Batch(bars={symbol: made.bars(symbol, 1, 40) for symbol in SYMBOLS[:2]}))
+        checkpoint(log, first)
+        assert kept(log) == [40, 40]  # 20 are surplus, and 20 may wait
+        checkpoint(log, second)
+        assert kept(log) == [30, 30]  # the oldest 20 of 40 are gone, of both alike
+    with open_waiting() as log:
+        checkpoint(log, first)
+        checkpoint(log, second)
+        assert kept(log) == [30, 30]
+    with open_log(path, keep_bars=10) as log:
+        checkpoint(log, first)
+        checkpoint(log, second)
+        assert kept(log) == [20, 20]
+
+
 def test_a_checkpoint_that_was_undone_removes_its_bars_when_it_is_handed_in_again(path: Path) -> None:
     checkpoint = {"BTCUSDT": Checkpoint(made.ts_of(30), 30, b"", 1)}
     with open_log(path, keep_bars=10) as log:
