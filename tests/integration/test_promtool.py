@@ -19,7 +19,18 @@ import pytest
 from tests.conftest import REPO
 from v13.cli import monitoring
 from v13.errors import ConfigError, V13Error
-from v13.telemetry.mutants import MIN_CAUGHT, Mutant, bundle, judge, mutants, needed, rule_test_file, run_promtool
+from v13.telemetry.mutants import (
+    MIN_CAUGHT,
+    Mutant,
+    bundle,
+    judge,
+    mutants,
+    needed,
+    ranges_of,
+    rule_test_file,
+    run_promtool,
+)
+from v13.telemetry.ranges import Ranges
 from v13.telemetry.rules import alert_rules
 from v13.telemetry.slo import Level, load_slo
 
@@ -149,22 +160,33 @@ def test_a_rollback_is_told_to_both_and_the_rest_to_people(built: Path, labels: 
 
 def test_the_tests_that_are_shipped_run_against_the_rules_that_are_shipped(built: Path, promtool: Path) -> None:
     # Those with a step of 30 s; with all rules in each, the others take minutes. Rule by rule all of them run below.
-    paths = [built / "rule_tests" / "step_30s.yaml"]
+    paths = [built / "rule_tests" / f"prometheus_{ranges_of(promtool).value}" / "step_30s.yaml"]
     assert run_promtool(promtool, paths) == dict.fromkeys(paths, True)
 
 
 def test_every_rule_is_silent_within_its_level_fires_after_its_duration_and_resolves(
     promtool: Path, tmp_path: Path
 ) -> None:
-    rules = alert_rules(TABLE)
+    rules, ranges = alert_rules(TABLE), ranges_of(promtool)
+    tests = {rule.name: rule_test_file(rule, ranges) for rule in rules}
     paths = {
-        rule.name: bundle(rule_test_file(rule), needed(TABLE, rule), rule.body(), tmp_path, rule.name) for rule in rules
+        rule.name: bundle(tests[rule.name], needed(TABLE, rule), rule.body(), tmp_path, rule.name) for rule in rules
     }
     verdicts = run_promtool(promtool, list(paths.values()))
     assert [name for name, path in paths.items() if not verdicts[path]] == []
-    kinds = Counter(test["name"].rpartition(", ")[2] for rule in rules for test in rule_test_file(rule)["tests"])
+    kinds = Counter(test["name"].rpartition(", ")[2] for found in tests.values() for test in found["tests"])
     assert kinds["within"] == kinds["beyond"] == len(rules)
     assert kinds["enough"] + kinds["never"] == sum(rule.entry.min_count is not None for rule in rules)
+
+
+def test_the_numbers_of_the_other_ranges_do_not_pass(promtool: Path, tmp_path: Path) -> None:
+    """Else it would not matter which tests are taken."""
+    rule = next(rule for rule in alert_rules(TABLE) if rule.name == "DivergenceErrorRateAlert")
+    passes = {}
+    for ranges in Ranges:
+        path = bundle(rule_test_file(rule, ranges), needed(TABLE, rule), rule.body(), tmp_path, ranges.name)
+        passes[ranges] = run_promtool(promtool, [path])[path]
+    assert passes == {ranges: ranges is ranges_of(promtool) for ranges in Ranges}
 
 
 def test_the_tests_notice_spoilt_rules(promtool: Path) -> None:
@@ -198,13 +220,15 @@ def test_another_level_and_duration_are_tested_as_well(promtool: Path, tmp_path:
     row = replace(TABLE.row("hit_rate"), alert=Level(None, 0.52, 1_800), rollback=None)
     table = replace(TABLE, rows=(row,), alerts=())
     (rule,) = alert_rules(table)
-    path = bundle(rule_test_file(rule), needed(table, rule), rule.body(), tmp_path, "other")
+    path = bundle(rule_test_file(rule, ranges_of(promtool)), needed(table, rule), rule.body(), tmp_path, "other")
     assert run_promtool(promtool, [path]) == {path: True}
 
 
 def test_a_promtool_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(V13Error, match="could not be run"):
         run_promtool(tmp_path / "promtool", [tmp_path / "a.yaml"])
+    with pytest.raises(V13Error, match=r"expected `promtool, version N.N.N`"):
+        ranges_of(Path(sys.executable))
 
 
 def test_prove_prints_the_score(promtool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

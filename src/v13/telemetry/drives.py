@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from v13.errors import V13Error
 from v13.telemetry.catalogue import find
+from v13.telemetry.ranges import Ranges
 from v13.telemetry.series import label_pairs, number_text
 from v13.telemetry.signal_kinds import (
     Absent,
@@ -90,7 +91,7 @@ def step_s(signal: Signal) -> int:
     return 60 if window_s(signal) <= 3_600 else 300
 
 
-def aims(signal: Signal, op: str, bound: float) -> tuple[float, float]:
+def aims(signal: Signal, op: str, bound: float, ranges: Ranges) -> tuple[float, float]:
     """Return a value that just keeps a level, and one that just breaks it."""
     beyond = 1 if op == ">" else -1
     if isinstance(signal, Absent):
@@ -100,8 +101,8 @@ def aims(signal: Signal, op: str, bound: float) -> tuple[float, float]:
     if isinstance(signal, Changes | Increase):
         return bound, bound + beyond
     if isinstance(signal, Available):
-        n = window_s(signal) // step_s(signal) + 1
-        away = math.floor((1.0 - bound) * n + 1e-9)
+        n = _n_looks(signal)
+        away = math.floor((1.0 - bound) * ranges.n_samples(window_s(signal), step_s(signal)) + 1e-9)
         return 1.0 - away / n, 1.0 - (away + 1) / n
     within, over = MARGINS_PER_HOUR if isinstance(signal, PerHour) else MARGINS
     return bound * (1.0 - beyond * within), bound * (1.0 + beyond * over)
@@ -132,7 +133,8 @@ def drive(signal: Signal, wanted: Sequence[float], labels: Mapping[str, str]) ->
     ----------
     signal : Signal
     wanted : sequence of float
-        One a step. Of `Available` and `Changes`: what the window after a new value adds up to.
+        One a step. Of `Available` and `Changes`: what the window after a new value adds up to; of `Available` in
+        shares of a window that holds both its ends.
     labels : mapping
         job, instance, and those the signal is told apart by.
     """
@@ -197,7 +199,7 @@ def _(signal: PerHour, wanted: Sequence[float], labels: Mapping[str, str]) -> li
 
 @drive.register
 def _(signal: Available, wanted: Sequence[float], labels: Mapping[str, str]) -> list[Series]:
-    n = window_s(signal) // step_s(signal) + 1
+    n = _n_looks(signal)
     ready, up, started, begun, born = list[Sample](), list[Sample](), list[Sample](), 0, OLD
     for i, value in enumerate(wanted):
         begun = i if i and wanted[i - 1] != value else begun
@@ -247,6 +249,11 @@ def _(signal: Age, wanted: Sequence[float], labels: Mapping[str, str]) -> list[S
 @drive.register
 def _(signal: Absent, wanted: Sequence[float], labels: Mapping[str, str]) -> list[Series]:
     return [_series(signal.of, [GONE if value else 1.0 for value in wanted], {**labels, "instance": "runner:1"})]
+
+
+def _n_looks(signal: Available) -> int:
+    """Return how many looks a share of a window is told in: with the one at its start, whatever the ranges hold."""
+    return Ranges.CLOSED.n_samples(window_s(signal), step_s(signal))
 
 
 def _series(selector: Selector, samples: Sequence[Sample], labels: Mapping[str, str], **more: str) -> Series:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from v13.errors import V13Error
+from v13.telemetry.ranges import Ranges
 from v13.telemetry.rule_tests import rule_test, scenarios
 from v13.telemetry.rules import RECORDING_GROUP, AlertRule, alert_rules, recording_rules
 from v13.telemetry.signals import duration_text
@@ -34,6 +35,7 @@ __all__ = [
     "mutants",
     "needed",
     "prove_rules",
+    "ranges_of",
     "rule_test_file",
     "run_promtool",
 ]
@@ -43,6 +45,7 @@ ALERT_GROUP: Final = "v13_one"
 TIMEOUT_S: Final = 600.0
 _TESTING: Final = "Unit Testing:"
 _JUNIT: Final = "--junit"
+_VERSION: Final = re.compile(r"promtool, version (\d+)\.")
 _COMPARISON: Final = re.compile(r" (>=|<=|==|>|<) (-?[\d.]+(?:e-?\d+)?)(?![\w:])")
 _GROUPING: Final = re.compile(r"\b(by|on) \(([^()]*)\)")
 _MATCHERS: Final = re.compile(r'\{((?:\w+="[^"]*",?)+)\}')
@@ -135,7 +138,8 @@ def judge(table: SloTable, found: Sequence[Mutant], promtool: Path) -> Score:
         promtool could not be run, or did not say of each mutant what became of it.
     """
     spoilt = {mutant.alert for mutant in found}
-    tests = {rule.name: rule_test_file(rule) for rule in alert_rules(table) if rule.name in spoilt}
+    ranges = ranges_of(promtool)
+    tests = {rule.name: rule_test_file(rule, ranges) for rule in alert_rules(table) if rule.name in spoilt}
     caught: dict[str, int] = {}
     total: dict[str, int] = {}
     missed = []
@@ -159,10 +163,11 @@ def judge(table: SloTable, found: Sequence[Mutant], promtool: Path) -> Score:
 
 def prove_rules(table: SloTable, promtool: Path) -> tuple[str, ...]:
     """Run the tests of every alert rule as it is; return the names of those that fail."""
-    rules = alert_rules(table)
+    rules, ranges = alert_rules(table), ranges_of(promtool)
     with tempfile.TemporaryDirectory(prefix="v13-rules-") as folder:
         paths = [
-            bundle(rule_test_file(rule), needed(table, rule), rule.body(), Path(folder), rule.name) for rule in rules
+            bundle(rule_test_file(rule, ranges), needed(table, rule), rule.body(), Path(folder), rule.name)
+            for rule in rules
         ]
         verdicts = run_promtool(promtool, paths)
     return tuple(rule.name for rule, path in zip(rules, paths, strict=True) if not verdicts[path])
@@ -189,14 +194,29 @@ def bundle(
     return folder / f"{name}.yaml"
 
 
-def rule_test_file(rule: AlertRule) -> dict[str, Any]:
+def rule_test_file(rule: AlertRule, ranges: Ranges) -> dict[str, Any]:
     """Return the tests of one rule as a test file, but for its rule files."""
-    found = scenarios(rule)
+    found = scenarios(rule, ranges)
     return {
         "evaluation_interval": f"{found[0].step_s}s",
         "group_eval_order": [RECORDING_GROUP, ALERT_GROUP],
         "tests": [rule_test(rule, scenario) for scenario in found],
     }
+
+
+def ranges_of(promtool: Path) -> Ranges:
+    """Return what ranges hold in the Prometheus that a promtool is of.
+
+    Raises
+    ------
+    V13Error
+        It could not be run, or does not tell its version.
+    """
+    told = _promtool(promtool, "--version")
+    version = _VERSION.search(told.stdout + told.stderr)
+    if version is None:
+        raise V13Error(f"{promtool}: expected `promtool, version N.N.N`, found {(told.stdout + told.stderr)[:80]!r}")
+    return Ranges.of(int(version[1]))
 
 
 def run_promtool(promtool: Path, paths: Sequence[Path]) -> dict[Path, bool]:

@@ -2,7 +2,7 @@
 
 Each alert is driven from raw series: just within its level it stays silent however long; just beyond it is silent until
 its duration is over, then fires with the value, labels and text it should have, then resolves. All along, another job
-and other instances break the level and must not be heard.
+and other instances break the level and must not be heard. Each kind of `Ranges` has files of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from v13.telemetry.drives import (
     twins,
     window_s,
 )
+from v13.telemetry.ranges import Ranges
 from v13.telemetry.readings import Reading, measured
 from v13.telemetry.rules import (
     ALERTS_FILE,
@@ -74,8 +75,8 @@ class Scenario:
     labels: Mapping[str, str]
 
 
-def scenarios(rule: AlertRule) -> tuple[Scenario, ...]:
-    """Return the scenarios of a rule.
+def scenarios(rule: AlertRule, ranges: Ranges) -> tuple[Scenario, ...]:
+    """Return the scenarios of a rule, for a Prometheus with such ranges.
 
     within: just within its level for good. beyond: beyond it for a while. enough: far beyond, with hardly more than
     the minimum count. never: a runner that never gets ready.
@@ -87,7 +88,7 @@ def scenarios(rule: AlertRule) -> tuple[Scenario, ...]:
     """
     entry, signal, target = rule.entry, rule.entry.signal, _target(rule)
     step = step_s(signal)
-    keeps, breaks = aims(signal, rule.op, rule.bound)
+    keeps, breaks = aims(signal, rule.op, rule.bound, ranges)
     width, wait = window_s(signal) // step + 1, rule.for_s // step
     # Time away is a share of an hour that is known: else three looks of the first few would be most of it.
     first = (1.0, width) if isinstance(signal, Available) else (keeps, width)
@@ -96,7 +97,7 @@ def scenarios(rule: AlertRule) -> tuple[Scenario, ...]:
         "beyond": [first, (breaks, width + wait + MORE), (keeps, width + MORE)],
     }
     found = {
-        name: _scenario(rule, name, drive(signal, [value for value, n in plan for _ in range(n)], target))
+        name: _scenario(rule, ranges, name, drive(signal, [value for value, n in plan for _ in range(n)], target))
         for name, plan in plans.items()
     }
     if found["within"].fires:
@@ -105,10 +106,10 @@ def scenarios(rule: AlertRule) -> tuple[Scenario, ...]:
         raise ConfigError(f"{entry.place}: {rule.name}: can never fire, or never resolve, even at {breaks:g}")
     if isinstance(signal, Available):
         n = signal.warm_up_s // step + wait + width // 10
-        found["never"] = _scenario(rule, "never", never_ready(n, target))
+        found["never"] = _scenario(rule, ranges, "never", never_ready(n, target))
     elif entry.least:
         series = few(signal, rule.op, 2 * width + wait, ENOUGH * entry.least, target)
-        found["enough"] = _scenario(rule, "enough", series)
+        found["enough"] = _scenario(rule, ranges, "enough", series)
         if not found["enough"].fires:
             raise ConfigError(f"{entry.place}: {rule.name}: min_count {entry.least:g} is out of reach")
     return tuple(found.values())
@@ -135,30 +136,35 @@ def rule_test(rule: AlertRule, scenario: Scenario) -> dict[str, Any]:
 
 
 def test_files(table: SloTable) -> dict[str, Document]:
-    """Return test files, path to content, one a step, as a file has one distance of evaluations.
+    """Return test files, path to content: for each kind of ranges, one a step, as a file has one for evaluations.
 
     Raises
     ------
     ConfigError
         See `scenarios`.
     """
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for rule in alert_rules(table):
-        for scenario in scenarios(rule):
-            by_step.setdefault(scenario.step_s, []).append(rule_test(rule, scenario))
-    header = "Written by `v13 monitoring build`. Run: promtool test rules rule_tests/*.yaml"
-    return {
-        f"{TESTS_FOLDER}/step_{step}s.yaml": Document(
-            header,
-            {
-                "rule_files": [f"../{name}" for name in (RECORDING_FILE, SLO_ALERTS_FILE, ALERTS_FILE)],
-                "evaluation_interval": f"{step}s",
-                "group_eval_order": list(GROUPS),  # all: promtool takes one that is not named as if it were the first
-                "tests": tests,
-            },
+    rules = alert_rules(table)
+    found: dict[str, Document] = {}
+    for ranges in Ranges:
+        by_step: dict[int, list[dict[str, Any]]] = {}
+        for rule in rules:
+            for scenario in scenarios(rule, ranges):
+                by_step.setdefault(scenario.step_s, []).append(rule_test(rule, scenario))
+        folder = f"{TESTS_FOLDER}/prometheus_{ranges.value}"
+        header = (
+            f"Written by `v13 monitoring build`. Run, with promtool {ranges.value}: promtool test rules {folder}/*.yaml"
         )
-        for step, tests in sorted(by_step.items())
-    }
+        for step, tests in sorted(by_step.items()):
+            found[f"{folder}/step_{step}s.yaml"] = Document(
+                header,
+                {
+                    "rule_files": [f"../../{name}" for name in (RECORDING_FILE, SLO_ALERTS_FILE, ALERTS_FILE)],
+                    "evaluation_interval": f"{step}s",
+                    "group_eval_order": list(GROUPS),  # all: promtool takes one not named as if it were the first
+                    "tests": tests,
+                },
+            )
+    return found
 
 
 test_files.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test where it is imported
@@ -190,10 +196,10 @@ def _target(rule: AlertRule) -> dict[str, str]:
     return labels | {label: EXAMPLES[label][0] for label in signal.by}
 
 
-def _scenario(rule: AlertRule, name: str, series: Sequence[Series]) -> Scenario:
+def _scenario(rule: AlertRule, ranges: Ranges, name: str, series: Sequence[Series]) -> Scenario:
     signal, target = rule.entry.signal, _target(rule)
     step, n = step_s(signal), len(series[0].samples)
-    values = measured(signal, series)
+    values = measured(signal, series, ranges)
     heard = _heard(rule, values, rule.for_s // step)
     noise = [*twins(signal, rule.op, n, rule.entry.least)]
     for instance in {INSTANCE: 0, **{s.labels["instance"]: 0 for s in noise}}:

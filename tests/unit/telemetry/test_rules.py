@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from tests.conftest import REPO
 from v13.detector import DetectorParams
 from v13.detector.params import DecisionParams, FeatureParams
-from v13.telemetry.drives import GONE
+from v13.telemetry.drives import GONE, Series
 from v13.telemetry.mutants import mutants
+from v13.telemetry.ranges import Ranges
 from v13.telemetry.reach import most_per_hour, out_of_reach
+from v13.telemetry.readings import measured
 from v13.telemetry.rule_tests import compact, scenarios, test_files
 from v13.telemetry.rules import (
     ALERTS_FILE,
@@ -30,6 +33,8 @@ from v13.telemetry.rules import (
     rule_files,
 )
 from v13.telemetry.servers import ALERTMANAGER_FILE, PROMETHEUS_FILE, Exporter, server_files
+from v13.telemetry.signal_kinds import Increase
+from v13.telemetry.signals import Selector
 from v13.telemetry.slo import Level, Notify, SloTable, load_slo
 
 TABLE = load_slo(REPO / "config" / "slo.yaml")
@@ -126,14 +131,62 @@ def test_equal_tables_give_equal_documents() -> None:
         assert json.dumps(make(again)) == json.dumps(make(TABLE))
 
 
+@pytest.mark.parametrize("ranges", Ranges)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
-def test_each_alert_can_fire_from_what_its_metrics_can_be(rule: Any) -> None:
+def test_each_alert_can_fire_from_what_its_metrics_can_be(rule: Any, ranges: Ranges) -> None:
     """`scenarios` refuses what does not; here: the value it fires at is beyond the level and within the range."""
     low, high = rule.entry.signal.bounds
-    for scenario in scenarios(rule):
+    for scenario in scenarios(rule, ranges):
         for value in scenario.fires.values():
             assert value > rule.bound if rule.op == ">" else value < rule.bound
             assert low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("major", "window_s", "step_s", "n"),
+    [(2, 300, 60, 6), (3, 300, 60, 5), (4, 300, 60, 5), (2, 90, 60, 2), (3, 90, 60, 2), (2, 60, 60, 2), (3, 60, 60, 1)],
+)
+def test_a_range_holds_the_sample_at_its_start_until_prometheus_3(
+    major: int, window_s: int, step_s: int, n: int
+) -> None:
+    assert Ranges.of(major).n_samples(window_s, step_s) == n
+
+
+@pytest.mark.parametrize(
+    ("ranges", "last"),
+    [(Ranges.CLOSED, 9), (Ranges.LEFT_OPEN, 8)],  # after the jump at step 5, the last range of 5 min that sees it
+)
+def test_an_increase_is_seen_for_as_long_as_a_range_holds_the_sample_before_it(ranges: Ranges, last: int) -> None:
+    signal = Increase(of=Selector("divergence_events_total"), window_s=300)
+    jump = Series("divergence_events_total", {}, [0.0] * 5 + [8.0] * 8)
+    found = [value for value, _ in measured(signal, [jump], ranges)]
+    assert [i for i, value in enumerate(found) if value] == list(range(5, last + 1))
+    steady = Series("divergence_events_total", {}, [float(i) for i in range(13)])
+    assert measured(signal, [steady], ranges)[-1][0] == 5.0  # both tell the increase of the whole range
+
+
+@pytest.mark.parametrize("ranges", Ranges)
+def test_an_availability_at_which_one_look_more_or_less_decides_is_tested_in_both(ranges: Ranges) -> None:
+    """Of 721 looks one may be missing at this level, of 720 none."""
+    row = replace(TABLE.row("availability"), min_count=None, least=0.0)
+    row = replace(row, alert=Level(None, 0.998612, 300), rollback=None)
+    (rule,) = alert_rules(replace(TABLE, rows=(row,), alerts=()))
+    fires = {scenario.name: list(scenario.fires.values()) for scenario in scenarios(rule, ranges)}
+    expected = 719 / 721 if ranges is Ranges.CLOSED else 719 / 720
+    assert (fires["within"], fires["beyond"]) == ([], [expected])
+
+
+def test_each_kind_of_ranges_has_files_of_its_own() -> None:
+    files = test_files(TABLE)
+    names: dict[str, list[str]] = {}
+    for path, document in files.items():
+        folder = posixpath.dirname(path)
+        names.setdefault(folder, []).extend(test["name"] for test in document.body["tests"])
+        assert f"promtool test rules {folder}/*.yaml" in document.header
+        for name in document.body["rule_files"]:
+            assert posixpath.normpath(f"{folder}/{name}") in rule_files(TABLE)
+    assert names.keys() == {"rule_tests/prometheus_2", "rule_tests/prometheus_3"}
+    assert names["rule_tests/prometheus_2"] == names["rule_tests/prometheus_3"]
 
 
 def test_what_the_settings_put_out_of_reach_is_said() -> None:
