@@ -37,7 +37,7 @@ certify: bootstrap ## 1,001 markets without an edge, 490 with one, whole pipelin
 stress: bootstrap ## 200 runners killed at random moments: no event lost, none doubled
 	$(BIN)/python -m tests.stress.kills $(ARGS)
 
-stress-deploy: bootstrap ## 300 deploys and rollbacks with a kill, and each step with a full or read-only disk (hours)
+stress-deploy: bootstrap ## 300 processes killed in deploys and rollbacks, and each step with a full or read-only disk (hours; root)
 	$(BIN)/python -m tests.stress.deploy_kills $(ARGS)
 
 misbehave: bootstrap ## every alert seen to fire from a runner that really misbehaves (5 minutes, needs prometheus)

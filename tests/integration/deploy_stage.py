@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -67,10 +67,17 @@ ROOMY: Final[dict[tuple[str, ...], Any]] = {
 
 
 @contextmanager
-def stage(root: Path, *, minutes: int, say: Callable[[str], None] = lambda _: None, **settings: Any) -> Iterator[Rig]:
+def stage(
+    root: Path,
+    *,
+    minutes: int,
+    say: Callable[[str], None] = lambda _: None,
+    levels: Mapping[tuple[str, ...], Any] = ROOMY,
+    **settings: Any,
+) -> Iterator[Rig]:
     """Hold a stage in an empty folder; its sign-off is made once for all workers and kept."""
     with open_stage(
-        root, REPO, kept=KEPT, minutes=minutes, settings={"observe_s": 3.0} | settings, levels=ROOMY, say=say
+        root, REPO, kept=KEPT, minutes=minutes, settings={"observe_s": 3.0} | settings, levels=levels, say=say
     ) as rig:
         yield rig
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.integration.deploy_stage import settled, stage, until
+from tests.integration.deploy_stage import ROOMY, settled, stage, until
 from tests.stress import deploy_disks
 from tests.stress.deploy_operator import Operator
 from tests.stress.deploy_shadow import Judged, Shadow, judge, shadow_of
@@ -49,6 +49,10 @@ NEXT_STEPS: Final = 2  # a kill is aimed at one of so many, so that an operation
 AIM_S: Final = 30.0  # longer is not waited for a step; the kill comes in another then
 FIND_S: Final = 15.0  # nor for a victim: it is being started again
 GOES_ON_S: Final = 120.0  # a busy machine takes half a minute to start a command
+# A runner that starts again for ten seconds is away for ten minutes on this scale, and would be taken back each time.
+LEVELS: Final = ROOMY | {
+    ("rows", "availability", at, "below"): v for at, v in (("target", 0.03), ("alert", 0.02), ("rollback", 0.01))
+}
 LASTS_S: Final = {"observe": 4.0, "start": 5.0, "monitoring": 3.0, "restore": 3.0, "check": 2.0, "verify": 2.0}
 OTHERS_LAST_S: Final = 1.0
 
@@ -151,6 +155,8 @@ class Round:
     def _kill(self, operator: Operator, number: int, operation: int) -> Kill | None:
         """Kill somebody in a step that is aimed at; None where the operation is over before."""
         (victim,) = self.dice.choices(VICTIMS, WEIGHTS)
+        with suppress(AssertionError):  # nothing serves: another deploy is begun
+            operator.wait_for(lambda: self.ledger.look().outcome != "stopped", GOES_ON_S, "a deploy is begun")
         ahead = self.ledger.look().ahead
         if not ahead:
             return None
@@ -222,7 +228,7 @@ def rounds(n_kills: int, seed: int, folder: Path) -> Iterator[Kill | Ended]:
         with ExitStack() as stack:
             try:
                 rig = stack.enter_context(
-                    stage(folder / f"stage{n_stages}", minutes=MINUTES, observe_s=2.0, ready_s=READY_S)
+                    stage(folder / f"stage{n_stages}", minutes=MINUTES, observe_s=2.0, ready_s=READY_S, levels=LEVELS)
                 )
                 shadow = stack.enter_context(shadow_of(rig, settled(rig)))
             except (V13Error, AssertionError) as error:

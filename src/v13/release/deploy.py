@@ -24,6 +24,7 @@ from v13.release.monitoring import install_monitoring, show_targets
 from v13.release.observation import HeldError, TakeBackError, observe
 from v13.release.rig import Rig, wait_until
 from v13.release.rollback import RolledBack, roll_back
+from v13.release.supervisor import Program, kept_up
 from v13.release.workers import this_process
 
 __all__ = ["Deployed", "deploy", "plan", "resume"]
@@ -195,12 +196,14 @@ def _monitoring(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # n
     assert state.candidate is not None
     with rig.acting(claim):
         evidence = install_monitoring(rig, state.candidate)
-        guard = runners.guard_program(rig.site)
-        rig.supervisor.ensure_up()
-        rig.supervisor.install(guard)
-        rig.supervisor.stop(guard.name)  # one that ran may be of another code
-        rig.supervisor.start(guard.name)
+        kept_up(rig.supervisor, lambda: _renew(rig, runners.guard_program(rig.site)))
     return evidence, []
+
+
+def _renew(rig: Rig, program: Program) -> None:
+    rig.supervisor.install(program)
+    rig.supervisor.stop(program.name)  # one that ran may be of another code
+    rig.supervisor.start(program.name)
 
 
 def _start(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: ARG001
@@ -211,9 +214,8 @@ def _start(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: 
     first = rig.site.symbols if state.stable is None else next(iter(groups(rig).values()))
     warm_from = None if state.stable is None else site.event_log(state.stable)
     with rig.acting(claim):
-        rig.supervisor.ensure_up()
         runners.write_overlay(site, release, port, first, warm_from)
-        runners.start(rig, release, port)
+        kept_up(rig.supervisor, lambda: runners.start(rig, release, port))
     _until(rig, claim, state, "answers", lambda: runners.why_silent(site, port))
     with rig.acting(claim):  # not before: what does not answer while it starts would count as away for an hour
         show_targets(rig, _running(state))

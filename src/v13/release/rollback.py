@@ -20,12 +20,14 @@ from v13.release.handover import handback_rows
 from v13.release.ledger import Claim, Operation, State
 from v13.release.monitoring import show_targets
 from v13.release.rig import Rig, wait_until
+from v13.release.supervisor import kept_up
 from v13.release.verification import after_rollback
 from v13.release.workers import is_alive
 
 __all__ = ["RolledBack", "Target", "find_target", "plan", "roll_back"]
 
 EMERGENCY: Final = "emergency"
+UP: Final = ("running", "starting")  # states of a program that nobody has to start
 GRACE_S: Final = 1.0  # of an emergency stop: SIGTERM, and SIGKILL when it is over
 Kind = Literal["emergency", "full", "automatic"]
 
@@ -214,19 +216,27 @@ def _restore(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # no
     site, state = rig.site, rig.ledger.check(claim)
     evidence: dict[str, Any] = {"release": target.good, "stamp": target.stamp}
     with rig.acting(claim):
-        is_up = rig.supervisor.state(f"runner-{target.good}").state == "running"
         if target.stamp is not None:
             evidence["release"] = restore(site, target.stamp, rig.say)
         check_release(site.release(target.good))
-        if is_up:
-            port = runners.overlay_port(site, target.good)
-        else:
-            port = next(p for p in site.config.deploy.ports if p not in _held(rig, state))
-            warm_from = None if target.bad == target.good else site.event_log(target.bad)
-            runners.write_overlay(site, target.good, port, site.symbols, warm_from)
-        runners.start(rig, target.good, port)
-    evidence |= {"port": port, "was_running": is_up}
+        rig.supervisor.ensure_up()
+        was_up = rig.supervisor.state(f"runner-{target.good}").state in UP
+        port = kept_up(rig.supervisor, lambda: _started(rig, state, target))
+    evidence |= {"port": port, "was_running": was_up}
     return evidence, [("slot", {"release": target.good, "port": port})]
+
+
+def _started(rig: Rig, state: State, target: Target) -> int:
+    """Have the good release run; return its port."""
+    site, good = rig.site, str(target.good)
+    if rig.supervisor.state(f"runner-{good}").state in UP:
+        port = runners.overlay_port(site, good)
+    else:
+        port = next(p for p in site.config.deploy.ports if p not in _held(rig, state))
+        warm_from = None if target.bad == good else site.event_log(target.bad)
+        runners.write_overlay(site, good, port, site.symbols, warm_from)
+    runners.start(rig, good, port)
+    return port
 
 
 def _handback(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noqa: ARG001
@@ -268,7 +278,7 @@ _STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {
 
 def _held(rig: Rig, state: State) -> set[int]:
     """Return the ports on which a release of ours runs."""
-    return {p for r, p in state.slots.items() if rig.supervisor.state(f"runner-{r}").state in ("running", "starting")}
+    return {p for r, p in state.slots.items() if rig.supervisor.state(f"runner-{r}").state in UP}
 
 
 def _running(state: State, but: tuple[str, ...]) -> dict[str, int]:

@@ -9,22 +9,42 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 from v13.errors import ReleaseError
 from v13.release import orphans
 
-__all__ = ["Program", "ProgramState", "State", "Supervisor", "choose", "environment", "last_lines", "wait_until"]
+__all__ = [
+    "Program",
+    "ProgramState",
+    "State",
+    "Supervisor",
+    "SupervisorGoneError",
+    "choose",
+    "environment",
+    "kept_up",
+    "last_lines",
+    "wait_until",
+]
 
 LOOK_S: Final = 0.05
 LAST_LINES: Final = 15
 TAIL_BYTES: Final = 1 << 14
+TRIES: Final = 3  # one may be killed while another comes up; three in a row are no accident
 _NAME: Final = re.compile(r"[A-Za-z0-9-]+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # would end a line of a configuration file
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Result = TypeVar("Result")
+
+
+class SupervisorGoneError(ReleaseError):
+    """It does not answer: it was killed or never started; `Supervisor.ensure_up` starts it."""
+
 
 State = Literal["running", "starting", "backoff", "failed", "stopped", "unknown"]
 
@@ -127,6 +147,24 @@ class Supervisor(Protocol):
 
     def shut_down(self) -> None:
         """End all programs and the supervisor of the site; `ensure_up` brings back those that ran."""
+
+
+def kept_up(supervisor: Supervisor, act: Callable[[], Result]) -> Result:
+    """Have the supervisor run, and do what may be done twice; again where it was killed meanwhile.
+
+    Raises
+    ------
+    SupervisorGoneError
+        It went away under each of TRIES attempts.
+    ReleaseError
+        From `act`, or it cannot be started.
+    """
+    for _ in range(TRIES - 1):
+        supervisor.ensure_up()
+        with suppress(SupervisorGoneError):
+            return act()
+    supervisor.ensure_up()
+    return act()
 
 
 def choose(home: Path, wanted: str = "auto") -> Supervisor:

@@ -28,7 +28,16 @@ from v13 import store
 from v13.errors import ReleaseError, StoreError
 from v13.release import orphans
 from v13.release import supervisord_config as config
-from v13.release.supervisor import LOOK_S, Program, ProgramState, State, environment, last_lines, wait_until
+from v13.release.supervisor import (
+    LOOK_S,
+    Program,
+    ProgramState,
+    State,
+    SupervisorGoneError,
+    environment,
+    last_lines,
+    wait_until,
+)
 from v13.release.supervisord_config import Entry
 
 __all__ = ["Supervisord"]
@@ -49,10 +58,6 @@ _CODES: Final[dict[int, State]] = {
 }
 HANGS: Final = -1  # no state of supervisord's: ended or not, it would start the program again
 _DOWN: Final = (ProcessStates.STOPPED, ProcessStates.FATAL)
-
-
-class _NoAnswerError(ReleaseError):
-    """Nobody listens on the socket, or not in time."""
 
 
 class _Connection(HTTPConnection):
@@ -182,7 +187,7 @@ class Supervisord:
                 self._place(name).unlink(missing_ok=True)
             except OSError as error:
                 raise ReleaseError(f"{self._place(name)}: cannot be removed: {error.strerror}") from error
-            with suppress(_NoAnswerError):
+            with suppress(SupervisorGoneError):
                 self._call("reloadConfig")
                 self._call("removeProcessGroup", name, ignore=(Faults.BAD_NAME,))
 
@@ -196,7 +201,7 @@ class Supervisord:
         names = self._names()
         try:
             infos = {info["name"]: info for info in self._call("getAllProcessInfo")}
-        except _NoAnswerError as error:
+        except SupervisorGoneError as error:
             running: dict[str, list[int]] = {}
             for process in orphans.find(self._home):
                 running.setdefault(process.program, []).append(process.pid)
@@ -211,7 +216,7 @@ class Supervisord:
         """End all programs and supervisord; those that ran start again with it."""
         with self._lock():
             stop_s = max([0, *(self._installed(name).stop_s for name in self._names())])
-            with suppress(_NoAnswerError):
+            with suppress(SupervisorGoneError):
                 self._call("shutdown")
             wait_until(lambda: not self._daemon(), stop_s + MARGIN_S)
             orphans.end(self._daemon(), 0)
@@ -221,7 +226,7 @@ class Supervisord:
         """Say whether it does; wait for one that starts, ends or hangs."""
         end_s = time.monotonic() + self._patience_s
         while True:
-            with suppress(_NoAnswerError):
+            with suppress(SupervisorGoneError):
                 if self._call("getState")["statecode"] == SupervisorStates.RUNNING:
                     return True
             if not self._daemon() or time.monotonic() > end_s:
@@ -277,7 +282,9 @@ class Supervisord:
         """Wait through all retries: supervisord waits a second longer after each."""
         end_s = time.monotonic() + sum(entry.start_s + n + 1 for n in range(entry.retries + 1)) + MARGIN_S
         while (state := self.state(name)).state != "running" or state.detail == "stopping":
-            if state.state in ("failed", "stopped", "unknown") or time.monotonic() > end_s:
+            if state.state == "unknown":
+                raise SupervisorGoneError(f"{name}: {state.detail}")
+            if state.state in ("failed", "stopped") or time.monotonic() > end_s:
                 raise ReleaseError(f"{name}: does not run: {state.state}: {state.detail}; {last_lines(entry.log)}")
             time.sleep(LOOK_S)
 
@@ -288,7 +295,7 @@ class Supervisord:
             if code in (ProcessStates.RUNNING, ProcessStates.STARTING, ProcessStates.BACKOFF):
                 self._call("stopProcess", name, False, ignore=(Faults.NOT_RUNNING, Faults.BAD_NAME))
                 code = self._code(name)
-        except _NoAnswerError:
+        except SupervisorGoneError:
             return HANGS if self._daemon() else None
         return code
 
@@ -304,11 +311,13 @@ class Supervisord:
             if fault.faultCode in ignore:
                 return None
             if fault.faultCode == Faults.SHUTDOWN_STATE:
-                raise _NoAnswerError(f"{self._socket}: supervisord is ending") from fault
+                raise SupervisorGoneError(f"{self._socket}: supervisord is ending") from fault
             said = f"supervisord: {method}{arguments}: {fault.faultString}"
             raise ReleaseError(f"{said}; see {self._folder / 'supervisord.log'}") from fault
         except (OSError, HTTPException, Error, ExpatError) as error:
-            raise _NoAnswerError(f"{self._socket}: supervisord does not answer ({error}); start it anew") from error
+            raise SupervisorGoneError(
+                f"{self._socket}: supervisord does not answer ({error}); start it anew"
+            ) from error
         finally:
             transport.close()
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,7 +194,17 @@ class ChainedLog:
             return StoreError(f"{self.path}: is damaged ({error}); {_MEND}")
         if name.startswith("SQLITE_BUSY"):
             return StoreError(f"{self.path}: others held it for {BUSY_S:.0f} s; nothing was entered, try again")
+        if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR")) and _is_read_only(self.path.parent):
+            return StoreError(
+                f"{self.path}: is on a read-only file system ({error}); nothing was entered, mend the disk"
+            )
         return StoreError(f"{self.path}: could not be used: {error}; nothing was entered")
+
+
+def _is_read_only(folder: Path) -> bool:
+    with suppress(OSError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
 
 
 def canonical(record: Mapping[str, Any]) -> str:

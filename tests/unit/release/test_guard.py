@@ -28,6 +28,7 @@ from tests.unit.release.small_rig import (
     with_settings,
 )
 from v13.errors import ReleaseError
+from v13.release import runners
 from v13.release.backup import make_backup
 from v13.release.guard import Guard, run_guard
 from v13.release.ledger import State
@@ -35,6 +36,7 @@ from v13.release.prometheus_process import free_port
 from v13.release.rig import Rig
 from v13.release.rollback import roll_back
 from v13.release.site import Site
+from v13.release.supervisor import SupervisorGoneError
 from v13.release.webhook import Alarm
 
 STABLE_AT, CANDIDATE_AT = (f"127.0.0.1:{port}" for port in PORTS)
@@ -345,6 +347,31 @@ def test_a_dead_deploy_is_no_reason_to_take_back_what_is_good(site: Site, web: F
     operation = rig.ledger.state().open
     assert operation is not None
     assert operation.kind == "deploy"
+
+
+def test_a_rollback_under_which_the_supervisor_is_killed_goes_on_with_another(
+    canary: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners.write_overlay(canary.rig.site, OLD, PORTS[0], ["BTCUSDT"], None)
+    start, deaths = canary.supervisor.start, iter([True])
+
+    def killed(name: str) -> None:
+        start(name)
+        if next(deaths, False):
+            raise SupervisorGoneError("it was killed")
+
+    monkeypatch.setattr(canary.supervisor, "start", killed)
+    canary.prometheus.alerts.add(("SlowEvents", CANDIDATE_AT))
+    canary.guard.alarm(alarm(CANDIDATE_AT))
+    operation = canary.state().operation
+    assert operation is not None
+    assert list(operation.done)[:2] == ["stop", "restore"]
+    told = canary.supervisor.told
+    assert told[told.index(f"start runner-{OLD}") :][:3] == [
+        f"start runner-{OLD}",
+        "ensure_up",
+        f"start runner-{OLD}",
+    ]
 
 
 def test_what_could_not_be_taken_back_is_an_alarm_told_once(site: Site, web: FakePrometheus) -> None:

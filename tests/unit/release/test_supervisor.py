@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.release.small_rig import SmallSupervisor
 from v13.errors import ReleaseError
-from v13.release.supervisor import Program, choose, environment, last_lines, wait_until
+from v13.release.supervisor import (
+    Program,
+    SupervisorGoneError,
+    choose,
+    environment,
+    kept_up,
+    last_lines,
+    wait_until,
+)
 from v13.release.supervisord import SOCKET_BYTES, Supervisord
 from v13.release.systemd import Systemd, is_usable
 
@@ -79,3 +88,40 @@ def test_waiting_ends_with_the_condition_or_with_the_time() -> None:
     looks = iter([False, False, True])
     assert wait_until(lambda: next(looks), 60)
     assert not wait_until(lambda: False, 0)
+
+
+class Killed(SmallSupervisor):
+    """It goes away under the first starts, as one that is killed does, and comes back with `ensure_up`."""
+
+    def __init__(self, n_deaths: int) -> None:
+        super().__init__()
+        self.n_deaths = n_deaths
+
+    def start(self, name: str) -> None:
+        super().start(name)
+        if self.n_deaths:
+            self.n_deaths -= 1
+            raise SupervisorGoneError("it was killed")
+
+
+def test_what_a_supervisor_was_killed_under_is_done_again_with_another_one() -> None:
+    killed = Killed(2)
+    kept_up(killed, lambda: killed.start("one"))
+    assert killed.told == ["ensure_up", "start one"] * 3
+
+
+def test_a_supervisor_that_goes_away_each_time_is_an_error() -> None:
+    killed = Killed(3)
+    with pytest.raises(SupervisorGoneError, match="it was killed"):
+        kept_up(killed, lambda: killed.start("one"))
+
+
+def test_what_fails_under_a_supervisor_that_lives_is_not_tried_again() -> None:
+    small = SmallSupervisor()
+
+    def fail() -> None:
+        raise ReleaseError("does not stay up")
+
+    with pytest.raises(ReleaseError, match="does not stay up"):
+        kept_up(small, fail)
+    assert small.told == ["ensure_up"]

@@ -536,5 +536,11 @@ def test_a_read_only_disk_can_be_read_and_not_written(small_disk: Disk) -> None:
         ledger.seal(sealed("b"))
 
 
+def test_where_the_disk_is_read_only_a_new_ledger_is_refused_by_that_name(small_disk: Disk) -> None:
+    small_disk.make_read_only()
+    with pytest.raises(StoreError, match="read-only file system"):
+        HoldoutLedger(small_disk.path / FILE, Clock()).seal(sealed("a"))
+
+
 def test_the_default_place_is_below_runs() -> None:
     assert store.HOLDOUT_LEDGER.as_posix() == "runs/holdout_ledger.sqlite"
