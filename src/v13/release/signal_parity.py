@@ -2,7 +2,8 @@
 
 It reads both event logs, the last bars of one symbol, and writes nothing. Each release's events must be what the
 detector finds with that release's parameters on that release's bars, computed again here; the bars of both must be
-equal. Then whatever differs between the two comes of the parameters. Anything else is unexplained.
+equal, but for the few in which a trade came too late for one of them. Then whatever differs between the two comes of
+the parameters, or of such a bar. Anything else is unexplained.
 
 Probabilities are not looked at: a candidate may bring another calibration. A log keeps some 2,000 bars of a symbol, and
 the first of them only warm up the detector that checks.
@@ -33,6 +34,9 @@ MOST_TOLD: Final = 20  # unexplained things that are told one by one
 # bars agree so far and no further; a score is made of a few such features. Words and whole numbers are equal.
 RTOL: Final = 1e-6
 ATOL: Final = 1e-8
+# Share of bars that may differ: a message later than the grace of a bar, or lost while a runner was away, is nobody's
+# defect. A release that makes bars otherwise differs in more of them.
+MOST_APART: Final = 0.01
 SWINGS: Final = 20  # pairs reach back over some swings
 _OWN: Final = "bar"  # running number since a detector's start: differs between detectors, says nothing
 
@@ -52,6 +56,9 @@ class SignalParity:
         Bars that closed after the one and up to the other were compared.
     n_bars : int
     same_parameters : bool
+    n_apart : int
+        Bars that differ or that one lacks. Up to MOST_APART of all they explain what differs while a detector
+        remembers them; more are unexplained themselves.
     n_equal : int
         Events both have, with the same fields.
     changed, only_stable, only_candidate : tuple of str
@@ -66,6 +73,7 @@ class SignalParity:
     until_ms: int
     n_bars: int
     same_parameters: bool
+    n_apart: int = 0
     n_equal: int = 0
     changed: tuple[str, ...] = ()
     only_stable: tuple[str, ...] = ()
@@ -80,7 +88,7 @@ class SignalParity:
             return "unexplained"
         if self.n_bars == 0:
             return "too_few"
-        return "explained" if self.changed or self.only_stable or self.only_candidate else "equal"
+        return "explained" if self.n_apart or self.changed or self.only_stable or self.only_candidate else "equal"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -169,7 +177,11 @@ def signal_parity(
     if common.size > last_bars:
         from_ms = int(common["ts_ms"][-last_bars - 1])
         common = common[-last_bars:]
-    found += _bars_apart(common, _between(sides[1].bars, from_ms, until_ms))
+    remember_ms = max(warm_bars(side.params) * side.params.features.bar_ms for side in sides)
+    remembered = _bars_apart(*(_between(side.bars, from_ms - remember_ms, until_ms) for side in sides))
+    apart = {ts_ms: text for ts_ms, text in remembered.items() if ts_ms > from_ms}
+    if len(apart) > MOST_APART * common.size:
+        found += apart.values()
     events = []
     for side in sides:
         own = {name: e for name, e in side.logged.items() if from_ms < e[0][0] <= until_ms}
@@ -179,12 +191,18 @@ def signal_parity(
     both = old.keys() & new.keys()
     changed = tuple(sorted(name for name in both if not _alike(old[name], new[name])))
     only_old, only_new = tuple(sorted(old.keys() - both)), tuple(sorted(new.keys() - both))
-    if is_same:  # nothing is left that could explain it
-        found += [f"{name}: the parameters are the same, the fields are not" for name in changed]
-        found += [f"{name}: the parameters are the same, and only stable has it" for name in only_old]
-        found += [f"{name}: the parameters are the same, and only candidate has it" for name in only_new]
+    if is_same:  # only a bar that they remember differently could explain it
+        for names, words in (
+            (changed, "the fields are not"),
+            (only_old, "and only stable has it"),
+            (only_new, "and only candidate has it"),
+        ):
+            for name in names:
+                ts_ms = (old.get(name) or new[name])[0][0]
+                if not any(ts_ms - remember_ms < at <= ts_ms for at in remembered):
+                    found.append(f"{name}: the parameters are the same, {words}")
     return SignalParity(
-        *(symbol, from_ms, max(until_ms, from_ms), int(common.size), is_same),
+        *(symbol, from_ms, max(until_ms, from_ms), int(common.size), is_same, len(apart)),
         *(len(both) - len(changed), changed, only_old, only_new),
         *(tuple(found[:MOST_TOLD]), len(found)),
     )
@@ -228,17 +246,17 @@ def _between(bars: Records, from_ms: int, until_ms: int) -> Records:
     return bars[(ts > from_ms) & (ts <= until_ms)]
 
 
-def _bars_apart(old: Records, new: Records) -> list[str]:
-    """Return how the bars differ: those only one has, and those that differ in a field."""
-    found = []
+def _bars_apart(old: Records, new: Records) -> dict[int, str]:
+    """Return how the bars differ, by close time: those only one has, and those that differ in a field."""
+    found: dict[int, str] = {}
     for name, own, other in (("stable", old, new), ("candidate", new, old)):
         alone = np.setdiff1d(own["ts_ms"], other["ts_ms"])
-        found += [f"bar {ts}: only {name} has it" for ts in alone.tolist()]
+        found |= {ts: f"bar {ts}: only {name} has it" for ts in alone.tolist()}
     both, i, j = np.intersect1d(old["ts_ms"], new["ts_ms"], return_indices=True)
     for at, a, b in zip(both.tolist(), old[i], new[j], strict=True):
         if a.tobytes() != b.tobytes():
             apart = [f"{n} {a[n]} and {b[n]}" for n in BAR.names or () if a[n].tobytes() != b[n].tobytes()]
-            found.append(f"bar {at}: differs: {', '.join(apart)}")
+            found[at] = f"bar {at}: differs: {', '.join(apart)}"
     return found
 
 

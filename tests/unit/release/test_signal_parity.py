@@ -163,14 +163,52 @@ def test_an_event_with_another_field_is_unexplained_under_other_parameters_too(
     assert "candidate's parameters give score" in found.unexplained[0]
 
 
-def test_a_bar_that_differs_or_is_missing_is_unexplained(logs: tuple[Path, Path], tmp_path: Path) -> None:
+def spoilt(path: Path, at: range) -> Path:
+    """Write a log of bars that differ here and there, and of what a detector finds in them."""
     bars = market()
-    bars["volume"][1_000] += 1e-9
+    bars["ofi"][list(at)] *= -3.0
+    write(path, OLD, bars, seeded_with=700)
+    return path
+
+
+def test_a_trade_that_came_too_late_for_one_explains_what_they_remember_differently(
+    logs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = compared((logs[0], spoilt(tmp_path / "late.sqlite", range(900, 904))))
+    assert (found.verdict, found.n_apart, found.unexplained) == ("explained", 4, ())
+    assert found.changed or found.only_stable or found.only_candidate
+
+
+def test_a_bar_that_left_the_window_explains_for_as_long_as_a_detector_remembers_it(
+    logs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    late = spoilt(tmp_path / "late.sqlite", range(1_290, 1_295))
+    found = compared((logs[0], late), last_bars=200)
+    assert (found.n_apart, found.unexplained) == (0, ())
+    assert found.changed
+
+
+def test_an_event_that_differs_before_any_bar_does_is_unexplained(logs: tuple[Path, Path], tmp_path: Path) -> None:
+    late = spoilt(tmp_path / "late.sqlite", range(1_498, 1_500))
+    with closing(sqlite3.connect(late)) as db:
+        (name,) = db.execute(f"SELECT event_id FROM event WHERE ts_ms < {market()['ts_ms'][1_400]} LIMIT 1").fetchone()
+    change(late, f"DELETE FROM event WHERE event_id = '{name}'")
+    found = compared((logs[0], late))
+    assert found.n_apart == 2
+    assert f"{name}: candidate lacks it, its parameters give it" in found.unexplained
+    assert f"{name}: the parameters are the same, and only stable has it" in found.unexplained
+
+
+def test_bars_that_differ_in_more_than_late_trades_can_explain_are_unexplained(
+    logs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bars = market()
+    bars["volume"][1_000:1_008] += 1e-9
     other = tmp_path / "other.sqlite"
     write(other, OLD, np.delete(bars, 1_200), seeded_with=700)
     found = compared((logs[0], other))
     ts = market()["ts_ms"]
-    assert found.verdict == "unexplained"
+    assert (found.verdict, found.n_apart) == ("unexplained", 9)
     assert f"bar {ts[1_200]}: only stable has it" in found.unexplained
     assert any(text.startswith(f"bar {ts[1_000]}: differs: volume") for text in found.unexplained)
 
