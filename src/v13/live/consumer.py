@@ -136,7 +136,7 @@ class Consumer:
         wall_ms = self._clock.wall_ms()
         taken = self._inbox.take(BATCH)
         started = [now()]
-        behind: dict[str, int] = {}  # symbols of which a bar may be over, and by which of these messages
+        behind: dict[str, int] = {}  # symbols of which a bar may be over, and by the first of which messages
         n_trades = n_quotes = 0
         for i, arrival in enumerate(taken):
             symbol: str | None
@@ -152,7 +152,7 @@ class Consumer:
                 symbol = arrival[1][0]
                 self._take_rows(*arrival[1])
             if symbol is not None:
-                behind[symbol] = i
+                behind.setdefault(symbol, i)
             started.append(now())
         if taken:
             self._heard_ns = taken[-1][3]
@@ -315,7 +315,7 @@ class Consumer:
         if not closed:
             return
         try:
-            self._session.advance(closed, min(received_ns[symbol] for symbol in closed))
+            self._session.advance(closed, received_ns)
         except StoreError as error:
             log.error("%s; nothing more is taken until the log accepts it", error)
         for symbol in closed:

@@ -126,7 +126,7 @@ async def _paced(
         for player in players:
             if not player.is_done:
                 closed[player.playback.symbol] = _bars_until(session, player, at_ms, counters)
-        await _advance(session, closed, clock, received_ns)
+        await _advance(session, closed, clock, dict.fromkeys(closed, received_ns))
 
 
 def _bars_until(session: Session, player: _Player, at_ms: int, counters: Mapping[str, Any]) -> Records:
@@ -183,7 +183,7 @@ def _take(intake: Any, block: Block, counters: Mapping[str, Any]) -> None:
 
 
 async def _advance(
-    session: Session, closed: Mapping[str, Records], clock: Clock, received_ns: int | None = None
+    session: Session, closed: Mapping[str, Records], clock: Clock, received_ns: Mapping[str, int] | None = None
 ) -> None:
     """Advance; where the disk refuses, wait for it: a recording does not go away."""
     step: Any = lambda: session.advance(closed, received_ns)  # noqa: E731

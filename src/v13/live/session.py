@@ -95,7 +95,7 @@ class Session:
         self._horizons = tuple(horizons)
         self._checkpoint_bars = checkpoint_bars
         self._waiting: dict[str, Records] = {}  # taken, not looked at yet
-        self._received_ns: int | None = None
+        self._received_ns: Mapping[str, int] = {}
         self._early: dict[str, Checkpoint] = {}  # taken after a commit, to be entered with the next
         self._is_timed = True  # how long it takes says something of a live feed
         self._unsaved: tuple[Batch, list[Step]] | None = None  # what they led to, not in the log yet
@@ -130,15 +130,17 @@ class Session:
         """Whether every symbol's detector can speak."""
         return all(lane.is_warm for lane in self.lanes.values())
 
-    def advance(self, closed: Mapping[str, Records], received_ns: int | None = None, *, is_timed: bool = True) -> None:
+    def advance(
+        self, closed: Mapping[str, Records], received_ns: Mapping[str, int] | None = None, *, is_timed: bool = True
+    ) -> None:
         """Take closed bars, commit what they lead to, then count it.
 
         Parameters
         ----------
         closed : mapping of symbol to (n,) BAR
             Bars that follow those taken before.
-        received_ns : int or None
-            When the message that closed them was received, by the clock; None: nobody can say.
+        received_ns : mapping of symbol to int, optional
+            When the message that closed its bar was received, by the clock; left out where nobody can say.
         is_timed : bool
             False: bars of long ago, and nothing of them enters a latency histogram.
 
@@ -149,7 +151,7 @@ class Session:
         """
         self._refuse_if_stalled()
         self._waiting = {s: bars for s, bars in closed.items() if bars.size}
-        self._received_ns, self._is_timed = received_ns, is_timed
+        self._received_ns, self._is_timed = received_ns or {}, is_timed
         self._go_on()
 
     def retry(self) -> None:
@@ -324,8 +326,9 @@ class Session:
                 new = [e for e in step.events if event_id(e.symbol, e.event) in events]
                 settled = [s for s in step.settled if s.outcome[:2] in outcomes]
                 self._count.step(step, new, settled, is_timed=self._is_timed)
-                if new and self._received_ns is not None:
-                    self._count.pipeline((done - self._received_ns) / 1e9, len(new))
+                received_ns = self._received_ns.get(new[0].symbol) if new else None
+                if received_ns is not None:
+                    self._count.pipeline((done - received_ns) / 1e9, len(new))
 
     def _resume(self, lane: Lane, state: SymbolState, checkpoint: Checkpoint | None, pending: list[Pending]) -> None:
         kept, own = keep_bars(lane.active.params), lane.active.params.fingerprint()

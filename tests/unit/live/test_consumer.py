@@ -368,25 +368,28 @@ def test_what_waited_in_the_inbox_while_we_were_held_up_is_not_late(tmp_path: Pa
 
 def test_bars_that_messages_of_one_batch_end_share_a_commit_and_their_messages_wait_for_it(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
-        for symbol in SYMBOLS:
-            for ms, number in ((100, 1), (1_100, 2)):
-                s.trade(ms, number, symbol=symbol)
-                s.quote(ms, number, symbol=symbol)
+        for ms, number in ((100, 1), (1_100, 2)):
+            for i, symbol in enumerate(SYMBOLS):
+                s.trade(ms, number, symbol=symbol, delay=i)
+                s.quote(ms, number, symbol=symbol, delay=i + 2)
+            if number == 1:
+                s.at(110)
         advance, commit = s.session.advance, s.log.commit
-        received: list[int | None] = []
+        received: list[dict[str, int]] = []
 
         def slow(batch: Batch) -> Committed:
             s.clock.ms += 7
             return commit(batch)
 
-        def seen(closed: Mapping[str, np.ndarray], received_ns: int | None = None) -> None:
-            received.append(received_ns)
+        def seen(closed: Mapping[str, np.ndarray], received_ns: Mapping[str, int]) -> None:
+            received.append(dict(received_ns))
             advance(closed, received_ns)
 
         s.log.commit, s.session.advance = slow, seen  # type: ignore[method-assign]
         s.at(1_105)
         assert [s.bars(symbol) for symbol in SYMBOLS] == [[1_000], [1_000]]
-        assert received == [(START_MS + 1_100) * 1_000_000]
+        # Of each symbol the first message that may have ended its bar, not that of another nor a later one.
+        assert received == [{symbol: (START_MS + 1_100 + i) * 1_000_000 for i, symbol in enumerate(SYMBOLS)}]
         s.at(1_200)
         counts, total = s.metrics.bind("divergence_event_latency_seconds").read()
         assert sum(counts) == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.live.lanes import HORIZONS, FickleLog, calibration, market, open_log, params, session
+from tests.unit.live.lanes import HORIZONS, FickleLog, StillClock, calibration, market, open_log, params, session
 from v13.errors import ConfigError, StoreError
 from v13.live.lane import Lane
 from v13.live.session import KEPT_TIMES, keep_bars
@@ -78,7 +79,7 @@ def undisturbed(path: Path) -> Metrics:
     with open_log(path) as log:
         own = session(log, count)
         for i in range(250):
-            own.advance({s: bars[i : i + 1] for s, bars in BARS.items()}, 0)
+            own.advance({s: bars[i : i + 1] for s, bars in BARS.items()}, dict.fromkeys(BARS, 0))
         own.advance({s: bars[250:] for s, bars in BARS.items()})
     return count
 
@@ -299,6 +300,21 @@ def test_latencies_are_of_single_bars_and_of_what_a_message_closed(path: Path) -
     (line,) = [x for x in text.splitlines() if x.startswith("divergence_pipeline_latency_seconds_count")]
     early = [row for row in table(path, "event") if int(str(row[2])) < 250]  # by bar; the rest came without a message
     assert float(line.rpartition(" ")[2]) == len(early) > 0
+
+
+def test_an_event_waits_since_the_message_that_closed_its_own_bar(path: Path) -> None:
+    count = metrics()
+    with open_log(path) as log:
+        own = session(log, count)
+        done_ns = StillClock().monotonic_ns()
+        for i in range(250):
+            received = {"BTCUSDT": done_ns - 2_000_000_000, "ETHUSDT": done_ns - 7_000_000_000}
+            own.advance({s: bars[i : i + 1] for s, bars in BARS.items()}, received)
+    by_symbol = Counter(row[1] for row in table(path, "event"))
+    counts, total = count.bind("divergence_pipeline_latency_seconds").read()
+    assert sum(counts) == by_symbol["BTCUSDT"] + by_symbol["ETHUSDT"]
+    assert min(by_symbol.values()) > 0
+    assert total == pytest.approx(2 * by_symbol["BTCUSDT"] + 7 * by_symbol["ETHUSDT"])
 
 
 def test_no_bars_are_no_commit(log: FickleLog) -> None:
