@@ -1,7 +1,7 @@
 """The grid search against a plain numba loop, vectorbt's IndicatorFactory and scipy, side by side in one run.
 
-Every peer answers the same question for every setting: hits and judged events of 12 buckets at two horizons (vectorbt:
-the events alone, which is less). What takes too long is run on some of the settings and said to be scaled.
+Every peer answers the same question for every setting: hits and judged events of 12 buckets at two horizons. What takes
+too long is run on some of the settings and said to be scaled.
 All share features and sessions, each has them by column, and only the search is timed; labels are made beforehand for
 the peers, while ours makes them on the way. What the columns cost is printed beside what the features cost as rows.
 """
@@ -52,9 +52,14 @@ def settings_of(n_hi: int, n_mid: int, cooldown_ms: int) -> Settings:
 
 
 @njit(cache=True)
-def plain_set(px, z, consistency, fallback, vol_ok, bucket0, outcome, ts, swing_L, z_hi, z_mid, cooldown, floors, out):
-    """One setting over all bars, the way one writes it down: pivots, pairs, thresholds, gates, counts."""
-    n = px.size
+def plain_events(
+    px, z, consistency, fallback, vol_ok, bucket0, ts, swing_L, z_hi, z_mid, cooldown, floors, bars, buckets
+):
+    """Events of one setting over all bars, the way one writes it down: pivots, pairs, thresholds, gates.
+
+    Their bars, less 2**31 for a bear, and buckets are written; returns how many.
+    """
+    n, n_found = px.size, 0
     last = np.full(2, -1)
     seen = np.zeros((2, 2))  # validity and swing of the last low and high
     silent = np.full(2, -(2**62))
@@ -115,11 +120,22 @@ def plain_set(px, z, consistency, fallback, vol_ok, bucket0, outcome, ts, swing_
         if best < 0:
             continue
         silent[which] = ts[now]
+        bars[n_found] = now - which * 2**31
+        buckets[n_found] = bucket0[now] + best
+        n_found += 1
+    return n_found
+
+
+@njit(cache=True)
+def plain_set(columns, outcome, swing_L, z_hi, z_mid, cooldown, floors, bars, buckets, out):
+    """The same, counted by bucket and horizon."""
+    for k in range(plain_events(*columns, swing_L, z_hi, z_mid, cooldown, floors, bars, buckets)):
+        which = 1 if bars[k] < 0 else 0
         for h in range(2):
-            o = outcome[which, h, now]
+            o = outcome[which, h, bars[k] + which * 2**31]
             if o >= 0:
-                out[bucket0[now] + best, h, 0] += 1
-                out[bucket0[now] + best, h, 1] += o
+                out[buckets[k], h, 0] += 1
+                out[buckets[k], h, 1] += o
 
 
 class Plain:
@@ -142,14 +158,16 @@ class Plain:
             rows["fallback"].astype(np.int8),
             np.ascontiguousarray(rows["vol_ok"]),
             (6 * rows["session"] + 3 * rows["liquidity"]).astype(np.int64),
-            outcome,
             ts,
         )
+        self.outcome = outcome
+        self.found = np.empty(len(px), np.int64), np.empty(len(px), np.int64)
         self.floors = np.array([base.min_score, base.min_vol_ok, base.min_swing_bps, float(base.min_separation)])
 
     def __call__(self, params: DecisionParams) -> np.ndarray:
         out = np.zeros((12, 2, 2), np.int64)
-        plain_set(*self.columns, params.swing_L, params.z_hi, params.z_mid, params.cooldown_ms, self.floors, out)
+        asked = params.swing_L, params.z_hi, params.z_mid, params.cooldown_ms
+        plain_set(self.columns, self.outcome, *asked, self.floors, *self.found, out)
         return out
 
 
@@ -213,7 +231,7 @@ def run(line: Callable[[str, str, str], None], n_bars: int) -> None:
         "",
     )
     peer_scipy(line, plain, ten, took["10,000"])
-    peer_vectorbt(line, rows, thousand, took["1,000"])
+    peer_vectorbt(line, plain, thousand, took["1,000"])
     spearman(line, bars, thousand)
     whole(line, bars, thousand)
 
@@ -229,7 +247,7 @@ def agree(ours: Callable[[Settings], tuple[np.ndarray, ...]], plain: Plain, sett
 
 def peer_scipy(line: Callable[[str, str, str], None], plain: Plain, settings: Settings, took: float) -> None:
     """Vectors over cached pivots, pairs, scores and gates; thresholds and counts set by set."""
-    px, z, consistency, fallback, vol_ok, bucket0, outcome, _ = plain.columns
+    (px, z, consistency, fallback, vol_ok, bucket0, _), outcome = plain.columns, plain.outcome
     min_score, min_vol_ok, min_swing_bps, min_separation = plain.floors
     cached = {}
     for swing_L in SWINGS:
@@ -293,60 +311,52 @@ def peer_scipy(line: Callable[[str, str, str], None], plain: Plain, settings: Se
     )
 
 
-def peer_vectorbt(line: Callable[[str, str, str], None], rows: np.ndarray, settings: Settings, took: float) -> None:
-    """An indicator with the plain loop inside, run over the product of the parameters."""
+def peer_vectorbt(line: Callable[[str, str, str], None], plain: Plain, settings: Settings, took: float) -> None:
+    """An indicator with the plain loop inside, run over the product of the parameters, and its events counted."""
     try:
         import vectorbt as vbt
     except ImportError:
         line("  vectorbt", "not installed (`make bench` installs it)", "at least 1,000 x at 1,000")
         return
+    columns, floors, found, outcome = plain.columns, plain.floors, plain.found, plain.outcome
 
-    @njit
-    def apply(close, ofi, cvd, fusion, swing_L, z_hi, z_mid):  # pragma: no cover - compiled
-        out = np.zeros(close.shape, np.bool_)
-        for column in range(close.shape[1]):
-            last = np.full(2, -1)
-            for now in range(2 * swing_L, close.shape[0]):
-                c = now - swing_L
-                p = close[c, column]
-                is_low = close[c - 1, column] > p
-                pivot = True
-                for j in range(1, swing_L + 1):
-                    a, b = close[c - j, column], close[c + j, column]
-                    if (is_low and (a <= p or b <= p)) or (not is_low and (a >= p or b >= p)):
-                        pivot = False
-                        break
-                if not pivot:
-                    continue
-                which = 0 if is_low else 1
-                before = last[which]
-                last[which] = c
-                if before < 0 or close[before, column] == p:
-                    continue
-                way = 1.0 if p < close[before, column] else -1.0
-                for z in (ofi, cvd, fusion):
-                    za, zb = z[before, column], z[c, column]
-                    u, v = max(abs(za), abs(zb)), min(abs(za), abs(zb))
-                    if way * (zb - za) > 0.0 and u >= z_hi and v >= z_mid:
-                        out[now, column] = True
+    def apply(close: np.ndarray, swing_L: int, z_hi: float, z_mid: float) -> np.ndarray:
+        out = np.zeros(close.shape, np.int8)  # 1 + bucket, negative for a bear
+        n = plain_events(*columns, swing_L, z_hi, z_mid, 0, floors, *found)
+        is_bear = found[0][:n] < 0
+        out[found[0][:n] + is_bear * 2**31, 0] = (found[1][:n] + 1) * np.where(is_bear, -1, 1)
+        return out
+
+    def count(events: np.ndarray) -> np.ndarray:
+        out = np.zeros((12, 2, 2), np.int64)
+        for which, sign in enumerate((1, -1)):
+            at = np.flatnonzero(events * sign > 0)
+            of = events[at] * sign - 1
+            for h in range(2):
+                o = outcome[which, h, at]
+                out[:, h, 0] += np.bincount(of[o >= 0], minlength=12)
+                out[:, h, 1] += np.bincount(of[o == 1], minlength=12)
         return out
 
     factory = vbt.IndicatorFactory(
-        input_names=["close", "ofi", "cvd", "fusion"], param_names=["swing_L", "z_hi", "z_mid"], output_names=["event"]
+        input_names=["close"], param_names=["swing_L", "z_hi", "z_mid"], output_names=["event"]
     ).from_apply_func(apply)
-    columns = [np.ascontiguousarray(rows[name]) for name in ("px", "z_ofi", "z_cvd", "fusion")]
     sample = [settings[i].params.decision for i in range(0, len(settings), 25)]
     lists = [[p.swing_L for p in sample], [p.z_hi for p in sample], [p.z_mid for p in sample]]
-    factory.run(*columns, *(values[:1] for values in lists))
-    start = time.perf_counter()
-    found = factory.run(*columns, *lists)
-    found.event.sum()
-    one = (time.perf_counter() - start) / len(sample)
-    line(
-        "  vectorbt IndicatorFactory, events only",
-        f"{one * 1e3:.1f} ms a setting (scaled from {len(sample)}): {one * len(settings) / took:,.0f} x",
-        "at least 1,000 x at 1,000",
-    )
+    factory.run(columns[0], *(values[:1] for values in lists))
+    whole_s, alone_s = [], []
+    for _ in range(5):
+        start = time.perf_counter()
+        events = factory.run(columns[0], *lists).event.to_numpy()
+        alone_s.append((time.perf_counter() - start) / len(sample))
+        counted = [count(events[:, i]) for i in range(len(sample))]
+        whole_s.append((time.perf_counter() - start) / len(sample))
+    if not all(np.array_equal(mine, plain(p)) for mine, p in zip(counted, sample, strict=True)):
+        raise AssertionError("vectorbt's counts differ")
+    for name, times, goal in (("", whole_s, "at least 1,000 x at 1,000"), (", events alone", alone_s, "")):
+        each = statistics.median(times)
+        said = f"{each * 1e3:.1f} ms a setting (scaled from {len(sample)}): {each * len(settings) / took:,.0f} x"
+        line(f"  vectorbt IndicatorFactory{name}", said, goal)
 
 
 def spearman(line: Callable[[str, str, str], None], bars: np.ndarray, settings: Settings) -> None:
