@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
     )
     practice.add_argument("--root", type=Path, help="folder that holds config/ (default: found upward from here)")
     practice.set_defaults(run=_rehearse)
-    command("up", _up, "start the supervisor, and with it whatever ran, after a reboot or a kill")
+    command("up", _up, "start the supervisor, and with it whatever ran and the guard, after a reboot or a kill")
     command("guard", _guard, "watch what runs and take it back when the guide says so (the supervisor starts it)")
 
 
@@ -227,8 +227,14 @@ def _rehearse(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
+    from v13.errors import ReleaseError
+    from v13.release.runners import keep_guard
+
     rig = open_rig(arguments)
     rig.supervisor.ensure_up()
+    state = rig.ledger.state()
+    if state.stable is not None and state.open is None and (why := keep_guard(rig)):
+        raise ReleaseError(f"the guard does not run: {why}")
     for one in rig.supervisor.states():
         print(f"{one.name}  {one.state}  {one.detail}")
     return EXIT_OK

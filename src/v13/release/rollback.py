@@ -27,7 +27,6 @@ from v13.release.workers import is_alive
 __all__ = ["RolledBack", "Target", "find_target", "plan", "roll_back"]
 
 EMERGENCY: Final = "emergency"
-UP: Final = ("running", "starting")  # states of a program that nobody has to start
 GRACE_S: Final = 1.0  # of an emergency stop: SIGTERM, and SIGKILL when it is over
 Kind = Literal["emergency", "full", "automatic"]
 
@@ -220,7 +219,7 @@ def _restore(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # no
             evidence["release"] = restore(site, target.stamp, rig.say)
         check_release(site.release(target.good))
         rig.supervisor.ensure_up()
-        was_up = rig.supervisor.state(f"runner-{target.good}").state in UP
+        was_up = rig.supervisor.state(f"runner-{target.good}").state in runners.UP
         port = kept_up(rig.supervisor, lambda: _started(rig, state, target))
     evidence |= {"port": port, "was_running": was_up}
     return evidence, [("slot", {"release": target.good, "port": port})]
@@ -229,7 +228,7 @@ def _restore(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # no
 def _started(rig: Rig, state: State, target: Target) -> int:
     """Have the good release run; return its port."""
     site, good = rig.site, str(target.good)
-    if rig.supervisor.state(f"runner-{good}").state in UP:
+    if rig.supervisor.state(f"runner-{good}").state in runners.UP:
         port = runners.overlay_port(site, good)
     else:
         port = next(p for p in site.config.deploy.ports if p not in _held(rig, state))
@@ -264,7 +263,10 @@ def _verify(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noq
     with rig.acting(claim):
         show_targets(rig, {target.good: port})  # not before it answers: it would count as away
         store.point(rig.site.current, rig.site.release(target.good))
+        unguarded = runners.keep_guard(rig)
     facts = after_rollback(rig, target.good, port)
+    if unguarded:
+        facts["problems"].append(f"guard: {unguarded}")
     return {"release": target.good, "port": port, "seconds": round(spent_s, 3), **facts}, []
 
 
@@ -278,7 +280,7 @@ _STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {
 
 def _held(rig: Rig, state: State) -> set[int]:
     """Return the ports on which a release of ours runs."""
-    return {p for r, p in state.slots.items() if rig.supervisor.state(f"runner-{r}").state in UP}
+    return {p for r, p in state.slots.items() if rig.supervisor.state(f"runner-{r}").state in runners.UP}
 
 
 def _running(state: State, but: tuple[str, ...]) -> dict[str, int]:

@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from v13 import store
 from v13.config.yaml_lines import read_tree
-from v13.errors import ConfigError, StoreError
+from v13.errors import ConfigError, ReleaseError, StoreError
 from v13.release.build import ARTIFACTS, read_release
 from v13.release.monitoring_files import closure_port
 from v13.release.rig import Rig
 from v13.release.site import Site
-from v13.release.supervisor import Program
+from v13.release.supervisor import Program, kept_up
 from v13.store.event_standing import Standing, standing
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ask",
     "guard_program",
     "is_warm_and_fed",
+    "keep_guard",
     "missing_of",
     "overlay_port",
     "programs",
@@ -41,6 +42,7 @@ __all__ = [
 
 ANSWER_S: Final = 2.0
 GUARD: Final = "guard"
+UP: Final = ("running", "starting")  # states of a program that nobody has to start
 MORE_STOP_S: Final = 5.0  # beyond the runner's own longest orderly stop
 CLOSURE_EVERY_S: Final = 10
 BARS: Final = "divergence_bars_total"
@@ -108,6 +110,24 @@ def guard_program(site: Site) -> Program:
     package = Path(store.__file__).resolve().parents[2]
     environ = {"PYTHONPATH": str(package), "PYTHONUNBUFFERED": "1"}
     return Program(GUARD, command, site.root, environ, site.home / "logs/guard.log")
+
+
+def keep_guard(rig: Rig) -> str:
+    """Have the guard run where it does not; return why it does not, the empty string where it does.
+
+    A deploy starts it anew, and may be killed after it stopped it; then what takes that deploy back has to start it.
+    """
+
+    def have() -> None:
+        if rig.supervisor.state(GUARD).state not in UP:
+            rig.supervisor.install(guard_program(rig.site))
+            rig.supervisor.start(GUARD)
+
+    try:
+        kept_up(rig.supervisor, have)
+    except ReleaseError as error:
+        return str(error)
+    return ""
 
 
 def write_overlay(site: Site, release: str, port: int, symbols: Sequence[str], warm_from: Path | None) -> None:

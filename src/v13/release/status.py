@@ -209,8 +209,11 @@ def _unwatched(rig: Rig, state: State, processes: Mapping[str, ProgramState]) ->
     if blind is not None:
         return [f"{rig.supervisor.name}: {blind.detail}; `v13 deploy up` starts it"]
     guard = processes.get(runners.GUARD)
-    if state.open is None and guard is not None and guard.state not in ("running", "starting"):
-        return [f"{runners.GUARD}: {guard.state}: {guard.detail}; what serves would not be taken back by itself"]
+    if state.open is None and guard is not None and guard.state not in runners.UP:
+        return [
+            f"{runners.GUARD}: {guard.state}: {guard.detail}; what serves would not be taken back by itself; "
+            "`v13 deploy up` starts it"
+        ]
     return []
 
 

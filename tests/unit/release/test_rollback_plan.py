@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
 from tests.unit.release.bundles import change
-from tests.unit.release.small_rig import NOW, OLD, RELEASE, dead_worker, deployed, forget, make_rig, unprotect
+from tests.unit.release.small_rig import (
+    NOW,
+    OLD,
+    RELEASE,
+    SmallSupervisor,
+    dead_worker,
+    deployed,
+    forget,
+    make_rig,
+    unprotect,
+)
 from v13 import store
 from v13.errors import ReleaseError
+from v13.release import runners
 from v13.release.backup import list_backups, make_backup
 from v13.release.build import build_release
 from v13.release.ledger import Operation
@@ -242,3 +254,17 @@ def test_a_backup_that_names_a_release_out_of_its_folder_is_no_place_to_go_to(ri
         find_target(rig, "full", None)
     with pytest.raises(ReleaseError):
         roll_back(rig, kind="full", reason="", stamp=stamp)
+
+
+def test_a_deploy_that_died_before_it_started_the_guard_anew_leaves_a_guard_when_it_is_taken_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_release(rig.site, OLD, code=rig.code)
+    deployed(rig, OLD, RELEASE)
+    runners.write_overlay(rig.site, OLD, rig.site.config.deploy.ports[0], rig.site.symbols, None)
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at[runners.GUARD] = "stopped"
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")  # nothing runs here that could answer
+    done = roll_back(rig, kind="full", reason="aborted")
+    assert (done.outcome, done.target.good) == ("rolled_back", OLD)
+    assert supervisor.at[runners.GUARD] == "running"

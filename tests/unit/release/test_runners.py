@@ -28,6 +28,7 @@ from v13.release import runners
 from v13.release.monitoring_files import closure_port
 from v13.release.runners import Answer
 from v13.release.site import Site
+from v13.release.supervisor import State
 
 FINGERPRINT = "fe" * 32
 VERSION = f"3-{FINGERPRINT[:8]}"
@@ -276,3 +277,29 @@ def test_a_name_that_leads_out_starts_nothing(site: Site) -> None:
     with pytest.raises(ReleaseError):
         runners.start(rig, "../x", 8003)
     assert cast(SmallSupervisor, rig.supervisor).told == []
+
+
+@pytest.mark.parametrize("was", ["stopped", "failed", "unknown"])
+def test_a_guard_that_does_not_run_is_started(site: Site, was: State) -> None:
+    rig = make_rig(site, [])
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at[runners.GUARD] = was
+    assert runners.keep_guard(rig) == ""
+    assert supervisor.told == ["ensure_up", "start guard"]
+    assert supervisor.programs[runners.GUARD] == runners.guard_program(site)
+
+
+def test_a_guard_that_runs_is_left_alone(site: Site) -> None:
+    rig = make_rig(site, [])
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at[runners.GUARD] = "running"
+    assert runners.keep_guard(rig) == ""
+    assert supervisor.told == ["ensure_up"]
+
+
+def test_why_a_guard_cannot_be_started_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: SmallSupervisor, name: str) -> None:
+        raise ReleaseError(f"{name}: does not run: its port is taken")
+
+    monkeypatch.setattr(SmallSupervisor, "start", refuse)
+    assert runners.keep_guard(make_rig(site, [])) == "guard: does not run: its port is taken"
