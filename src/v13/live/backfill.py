@@ -86,6 +86,14 @@ class IdWatch:
         self._last[symbol] = trade_id
         return last + 1, trade_id - 1
 
+    def see_run(self, symbol: str, first: int, last: int) -> bool:
+        """Note the ids from `first` to `last`, all of them, if they follow; else nothing, and `see` is to be asked."""
+        before = self._last.get(symbol)
+        if before is not None and first != before + 1:
+            return False
+        self._last[symbol] = last
+        return True
+
 
 class AggTradeRest:
     """Aggregate trades by id, from the exchange's REST service.

@@ -68,6 +68,31 @@ class ExchangeClock:
             self._lead_ms = lead
         return True
 
+    def accept_all(self, least_ms: int, most_ms: int, recv_ms: int) -> bool:
+        """Learn from many messages at once, where they are plain: no jump among them, and of one window.
+
+        Parameters
+        ----------
+        least_ms, most_ms : int
+            The smallest and the largest `ts - received` among them.
+        recv_ms : int, epoch ms
+            The latest receipt.
+
+        Returns
+        -------
+        bool
+            True: as if each had been accepted. False: nothing was learned; give them to `accept` one by one.
+        """
+        lead = self._lead_ms
+        if lead is None or self._window_lead_ms is None or self._odd or recv_ms >= self._window_end_ms:
+            return False
+        # While they are taken the lead may rise to `most_ms`, and the others are compared with that.
+        if most_ms - lead > JUMP_MS or max(lead, most_ms) - least_ms > PLAUSIBLE_MS:
+            return False
+        self._window_lead_ms = max(self._window_lead_ms, most_ms)
+        self._lead_ms = max(lead, most_ms)
+        return True
+
     def now_ms(self, wall_ms: int) -> int | None:
         """Return the exchange's time at ours, epoch ms; None before the first message."""
         return None if self._lead_ms is None else wall_ms + self._lead_ms

@@ -26,8 +26,9 @@ _STREAMS: Final[tuple[Stream, Stream]] = ("trade", "quote")
 class Inbox:
     """Messages in order of arrival, at most `limit` of them.
 
-    Trades and quotes lie in two queues, so that the oldest of either can be dropped at once. The order across them is
-    kept as lengths of runs, of trades and quotes in turn. Back-filled trades overtake: they belong before what waits.
+    What is dropped is the oldest of its kind, so it is enough to know how many: they lie where they were until their
+    turn comes, and are left out then, or until they are an eighth of all. Back-filled trades overtake: they belong
+    before what waits.
 
     Parameters
     ----------
@@ -49,10 +50,10 @@ class Inbox:
             raise ConfigError(f"the inbox must hold at least one message; found the limit {limit}")
         self.limit = limit
         self.dropped: dict[Stream, int] = dict.fromkeys(_STREAMS, 0)
-        self._queues: dict[Stream, deque[tuple[Stream, bytes, int, int]]] = {stream: deque() for stream in _STREAMS}
-        self._runs: deque[int] = deque()
-        self._first: Stream = "trade"  # what the first run holds; the next run holds the other
-        self._last: Stream = "trade"  # what the last run holds
+        self._frames: deque[tuple[Stream, bytes, int, int]] = deque()
+        self._n_quotes = 0  # of them, those dropped left out
+        self._gone: dict[Stream, int] = dict.fromkeys(_STREAMS, 0)  # dropped, and in `_frames` still
+        self._n_gone = 0
         self._rows: deque[tuple[Literal["rows"], tuple[str, Sequence[Trade]], int, int]] = deque()
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -88,14 +89,9 @@ class Inbox:
             stream = stream_of(raw)
             if stream is None:
                 return False
-        self._queues[stream].append((stream, raw, recv_ms, recv_ns))
-        if self._runs and stream == self._last:
-            self._runs[-1] += 1
-        else:
-            if not self._runs:
-                self._first = stream
-            self._runs.append(1)
-            self._last = stream
+        self._frames.append((stream, raw, recv_ms, recv_ns))
+        if stream == "quote":
+            self._n_quotes += 1
         self._size += 1
         if self._size > self.limit:
             self._shed()
@@ -149,13 +145,21 @@ class Inbox:
             self._size -= len(entry[1][1])
             taken.append(entry)
             n -= 1
-        while n and self._runs:
-            queue = self._queues[self._first]
-            k = min(n, self._runs[0])
-            taken.extend([queue.popleft() for _ in range(k)])
-            n -= k
-            self._size -= k
-            self._shorten_first_run(k)
+        pop = self._frames.popleft
+        while n and self._n_gone and self._frames:
+            frame = pop()
+            if self._gone[frame[0]]:
+                self._gone[frame[0]] -= 1
+                self._n_gone -= 1
+            else:
+                taken.append(frame)
+                self._size -= 1
+                self._n_quotes -= frame[0] == "quote"
+                n -= 1
+        frames = [pop() for _ in range(min(n, len(self._frames)))]
+        self._size -= len(frames)
+        self._n_quotes -= [frame[0] for frame in frames].count("quote")
+        taken += frames
         return taken
 
     def pour_into(self, other: Inbox) -> None:
@@ -182,38 +186,27 @@ class Inbox:
             self._waiter.set_result(None)
 
     def _shed(self) -> None:
-        stream: Stream = "quote" if self._queues["quote"] else "trade"
-        self._queues[stream].popleft()
+        stream: Stream = "quote" if self._n_quotes else "trade"
+        if stream == "quote":
+            self._n_quotes -= 1
+        self._gone[stream] += 1
+        self._n_gone += 1
         self._size -= 1
         self._count(stream, 1)
-        if self._first == stream:
-            self._shorten_first_run(1)
-        else:
-            self._shorten_second_run()
+        if self._n_gone > self.limit // 8:
+            self._sweep()
 
-    def _shorten_first_run(self, k: int) -> None:
-        self._runs[0] -= k
-        if not self._runs[0]:
-            self._runs.popleft()
-            self._first = _other(self._first)
-
-    def _shorten_second_run(self) -> None:
-        self._runs[1] -= 1
-        if self._runs[1]:
-            return
-        before = self._runs.popleft()
-        self._runs.popleft()
-        if self._runs:  # what came before and after the emptied run is now one
-            self._runs[0] += before
-        else:
-            self._runs.append(before)
-            self._last = self._first
+    def _sweep(self) -> None:
+        """Let go of what was dropped: the first ones of each kind."""
+        kept: deque[tuple[Stream, bytes, int, int]] = deque()
+        for entry in self._frames:
+            if self._gone[entry[0]]:
+                self._gone[entry[0]] -= 1
+            else:
+                kept.append(entry)
+        self._frames, self._n_gone = kept, 0
 
     def _count(self, stream: Stream, n: int) -> None:
         self.dropped[stream] += n
         if self._counters:
             self._counters[stream].inc(n)
-
-
-def _other(stream: Stream) -> Stream:
-    return "quote" if stream == "trade" else "trade"

@@ -33,8 +33,9 @@ from v13.live.reload import ExtraFile, Reloader
 from v13.live.reload_parts import LiveParts, Parts
 from v13.live.replay import play
 from v13.live.session import KEPT_TIMES, Session, keep_bars
-from v13.market import QualityPolicy, ReadPolicy
-from v13.market.intake import Intake, preload
+from v13.market import QualityPolicy, ReadPolicy, wire_kernel
+from v13.market import intake as intakes
+from v13.market.intake import Intake
 from v13.market.playback import Playback, open_playback
 from v13.store.event_log import EventLog
 from v13.telemetry import Exporter, Health, Metrics, start_exporter
@@ -181,7 +182,8 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
             asyncio.create_task(_watch(parts, state, clock, notifier), name="the watch"),
             asyncio.create_task(reloader.run(), name="the reload"),
         )
-        preload()
+        intakes.preload()
+        wire_kernel.preload()
         gc.collect()
         gc.freeze()  # what is there by now stays: to look through it again would hold up the feed for 0.2 s
         worker = asyncio.create_task(work, name="the feed")

@@ -128,6 +128,23 @@ class Intake:
         """Hold many best quotes: (n,) arrays, one a field of QUOTE."""
         self._quotes.add(columns)
 
+    def add_packed(self, is_quote: int, records: memoryview, first_ms: int, last_ms: int) -> None:
+        """Hold the bytes of records of TRADE or QUOTE, in the order in which they came.
+
+        `first_ms` and `last_ms` are the least and the greatest of their times. What is late already is counted and
+        forgotten.
+        """
+        stream = self._quotes if is_quote else self._trades
+        if last_ms > stream.seen_ms:
+            stream.seen_ms = last_ms
+        if first_ms >= self._closed_ms:
+            stream.packed += records
+            return
+        rows = np.frombuffer(records, QUOTE if is_quote else TRADE)
+        is_late = rows["ts_ms"] < self._closed_ms
+        self.dropped["quote" if is_quote else "trade", "late"] += int(np.count_nonzero(is_late))
+        stream.packed += rows[~is_late].tobytes()
+
     def close_until(self, ts_ms: int) -> Records:
         """Hand on every bar that ends by `ts_ms` (epoch ms): (n,) BAR; later messages stay."""
         until = ts_ms - ts_ms % self.bar_ms

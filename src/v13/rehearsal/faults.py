@@ -50,6 +50,7 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
             raise DataError("rehearsed: this quote cannot be read")
         return read(raw)
     consumer.decode_quote = badly
+    consumer.MANY = sys.maxsize
 """,
     ),
     "silent": (

@@ -191,3 +191,12 @@ def test_a_service_that_does_not_answer_is_left_after_the_time_limit() -> None:
                 await fetched(exchange, SteppingClock(), 2, 3, attempts=3)  # on this clock the limit passes at once
 
     asyncio.run(scene())
+
+
+def test_a_run_of_ids_that_follows_is_noted_at_once_and_any_other_is_not() -> None:
+    watch = IdWatch({"BTCUSDT": 4})
+    assert watch.see_run("BTCUSDT", 5, 9)
+    assert watch.see_run("ETHUSDT", 70, 71)  # the first of its symbol
+    for first, last in ((11, 12), (9, 10), (3, 5)):
+        assert not watch.see_run("BTCUSDT", first, last)
+    assert watch.see("BTCUSDT", 12) == (10, 11)

@@ -167,3 +167,32 @@ def test_broken_times_that_do_not_agree_are_never_believed() -> None:
     for i in range(1, 5 * CONFIRM):
         assert not clock.accept(START_MS + i * 10 * PLAUSIBLE_MS, START_MS)
     assert clock.now_ms(START_MS) == START_MS
+
+
+@given(
+    st.lists(st.integers(-200, 200) | st.integers(-70_000, 70_000), min_size=1, max_size=40),
+    st.lists(st.integers(-200, 200) | st.integers(-70_000, 70_000), min_size=1, max_size=10),
+    st.integers(0, 70_000),
+)
+def test_many_plain_messages_at_once_teach_what_they_teach_one_by_one(
+    before: list[int], many: list[int], later_ms: int
+) -> None:
+    at_once, each = ExchangeClock(), ExchangeClock()
+    for clock in (at_once, each):
+        for i, lead in enumerate(before):
+            clock.accept(START_MS + i + lead, START_MS + i)
+    untouched = dict(vars(at_once))
+    recv_ms = START_MS + 40 + later_ms
+    if at_once.accept_all(min(many), max(many), recv_ms):
+        assert all(each.accept(recv_ms + lead, recv_ms) for lead in many)
+        assert vars(at_once) == vars(each)
+    else:
+        assert vars(at_once) == untouched
+
+
+def test_plain_messages_are_taken_at_once() -> None:
+    clock = ExchangeClock()
+    assert not clock.accept_all(-50, -20, START_MS)  # nothing is known yet that they could be held against
+    clock.accept(START_MS - 30, START_MS)
+    assert clock.accept_all(-50, -20, START_MS + 10)
+    assert clock.now_ms(START_MS + 10) == START_MS - 10

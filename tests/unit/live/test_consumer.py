@@ -14,10 +14,12 @@ import pytest
 from tests.exchange.recordings import agg_trade, book_ticker
 from tests.unit.live.lanes import HORIZONS, FickleLog, open_log, params
 from v13.detector import SessionClock
+from v13.live import consumer
 from v13.live.consumer import HOLD_S, RETRY_S, Consumer
 from v13.live.inbox import Inbox
 from v13.live.session import Session
 from v13.market.intake import Intake
+from v13.market.wire_kernel import FrameReader
 from v13.store.event_schema import Batch, Committed
 from v13.telemetry import Metrics
 
@@ -514,3 +516,68 @@ def test_a_bar_that_waits_for_trades_as_long_as_it_may_does_not_stand_still(tmp_
             s.quote(ms, ms)
             assert s.at(ms) == []
             assert s.consumer.standing_still() == set()
+
+
+def script(seed: int, spot: bool) -> list[list[tuple[bytes, int]]]:
+    """Return what is received between the looks of a consumer: frames and when, ms after the start."""
+    rng = np.random.default_rng(seed)
+    number = dict.fromkeys((*SYMBOLS, "XRPUSDT"), 1)
+    rounds: list[list[tuple[bytes, int]]] = []
+    ms = 0
+    for _ in range(30):
+        received: list[tuple[bytes, int]] = []
+        for _ in range(int(rng.integers(1, 90))):
+            ms += int(rng.integers(0, 12))
+            symbol = "XRPUSDT" if rng.random() < 0.0005 else str(rng.choice(SYMBOLS))
+            at = START_MS + ms - int(rng.integers(0, 40)) - (1_500 if rng.random() < 0.003 else 0)
+            if rng.random() < 0.5:
+                odd = rng.random()  # mostly in order; at times a hole, a double, an old one
+                number[symbol] += 1 if odd > 0.004 else int(rng.integers(0, 6))
+                trade_id = number[symbol] - (int(rng.integers(1, 9)) if odd > 0.99 else 0)
+                row: dict[str, object] = {"recv_ns": 0, "event_ms": 0, "trade_ms": at, "trade_id": max(trade_id, 1)}
+                row |= {"price": round(100 + rng.normal(), 2), "qty": 1.5, "is_buyer_maker": bool(rng.random() < 0.5)}
+                raw = agg_trade(symbol, "spot" if spot else "usdm", row).raw
+            else:
+                row = {"recv_ns": 0, "update_id": ms, "bid": 99.0, "bid_qty": 1.0, "ask": 101.0, "ask_qty": 2.5}
+                row |= {} if spot else {"trans_ms": at, "event_ms": at}
+                raw = book_ticker(symbol, row).raw
+            received.append((raw[:40] if rng.random() < 0.001 else raw, ms))
+        rounds.append(received)
+    return rounds
+
+
+@pytest.mark.parametrize("spot", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_many_messages_in_one_pass_lead_to_what_they_lead_to_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, spot: bool
+) -> None:
+    found, n_passes = [], [0]
+    read = FrameReader.read
+
+    def counted(self: FrameReader, raws: list[bytes], recv_ms: list[int]) -> object:
+        frames = read(self, raws, recv_ms)
+        n_passes[0] += frames is not None
+        return frames
+
+    monkeypatch.setattr(FrameReader, "read", counted)
+    for many in (2, 1 << 60):
+        monkeypatch.setattr(consumer, "MANY", many)
+        with scene(tmp_path / str(many), spot=spot) as s:
+            for received in script(seed, spot):
+                for raw, at_ms in received:
+                    s.put(raw, at_ms)
+                s.at(received[-1][1] + 1)
+            s.at(received[-1][1] + 1_000 + round(2_000 * HOLD_S))
+            bars = [s.log.bars_after(symbol, 0).tobytes() for symbol in SYMBOLS]
+            drops = {
+                (stream, reason): s.dropped(stream, reason)
+                for stream in ("trade", "quote")
+                for reason in ("late", "duplicate", "malformed", "bad_value", "unknown_symbol")
+            }
+            taken = [s.metrics.bind("divergence_messages_total", stream=k).read() for k in ("trade", "quote")]
+            lags = s.metrics.bind("divergence_feed_lag_seconds").read()
+            found.append((bars, drops, taken, lags, sorted(s.feed.asked)))  # symbols ask in another order
+            assert all(bars)
+    assert found[0] == found[1]
+    assert found[0][4]  # holes were met
+    assert n_passes[0] > 10

@@ -220,3 +220,21 @@ def test_what_is_late_when_it_comes_takes_no_room() -> None:
         intake.add_quote(START, 2, 9.0, 1.0, 11.0, 1.0)
     assert intake.n_held == 0
     assert intake.dropped == {("trade", "late"): 1_000, ("quote", "late"): 1_000}
+
+
+def test_packed_records_are_what_they_are_one_by_one_and_late_ones_are_counted() -> None:
+    rows = np.array([(START + ms, i, 10.0 + i, 1.0, 1) for i, ms in enumerate((900, 100, 1_200, 1_900))], TRADE)
+    quotes = np.array([(START + ms, i, 9.0, 1.0, 11.0, 1.0) for i, ms in enumerate((50, 2_100))], QUOTE)
+    packed, single = Intake(BAR_MS), Intake(BAR_MS)
+    for intake in (packed, single):
+        intake.add_quote(*quotes[0].item())
+        intake.add_trade(START + 10, 99, 9.5, 1.0, 1)
+        assert intake.close_until(START + 1_000).size == 1
+    packed.add_packed(0, rows.view(np.uint8).data, START + 100, START + 1_900)
+    packed.add_packed(1, quotes[1:].view(np.uint8).data, START + 2_100, START + 2_100)
+    for row in rows:
+        single.add_trade(*row.item())
+    single.add_quote(*quotes[1].item())
+    assert packed.dropped == single.dropped == {("trade", "late"): 2}
+    assert (packed.seen_ms, packed.newest_ms, packed.n_held) == (START + 1_900, START + 2_100, 3)
+    assert packed.close_until(START + 2_000).tobytes() == single.close_until(START + 2_000).tobytes()

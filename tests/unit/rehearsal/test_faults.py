@@ -24,7 +24,8 @@ RUNNER = ["python", "-m", "v13.cli", "run", "--env", "testing"]
 
 
 SPOILT: tuple[tuple[Any, str], ...] = (
-    *((Detector, "update"), (Detector, "run"), (consumer, "decode_quote"), (lane, "Detector"), (Inbox, "put")),
+    *((Detector, "update"), (Detector, "run"), (lane, "Detector"), (Inbox, "put")),
+    *((consumer, "decode_quote"), (consumer, "MANY")),
 )
 
 
@@ -104,6 +105,7 @@ def test_errors_fails_one_quote_in_twenty(monkeypatch: pytest.MonkeyPatch) -> No
         except DataError:
             failed.append(n)
     assert failed == [20, 40, 60]
+    assert now_there("MANY") == sys.maxsize  # so many never come: each quote is read by itself
 
 
 def heard_by(heard: list[int]) -> Any:
