@@ -35,7 +35,7 @@ __all__ = ["Consumer", "Feed"]
 log = logging.getLogger(__name__)
 
 BATCH: Final = 256  # messages before the reader of the socket gets its turn; bars they end share a commit
-MANY: Final = 24  # messages from which on one compiled pass takes less time than to read them one by one
+MANY: Final = 128  # messages that wait, and are read in one compiled pass: each takes as long as all of them
 TICK_S: Final = 0.02  # between looks while nothing comes
 LOOK_NS: Final = 5_000_000  # between looks at the clock for bars that no message ends
 TELL_NS: Final = 50_000_000  # between entries into histograms: a fixed cost, that the next bar would wait for
