@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from v13 import store
-from v13.errors import ReleaseError, StoreError, V13Error
+from v13.errors import ConfigError, ReleaseError, StoreError, V13Error
 from v13.release import runners
 from v13.release.backup import check_backup, list_backups, read_backup, restore
 from v13.release.build import check_release
@@ -201,7 +201,9 @@ def _stop(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:
             runners.stop(rig, release, GRACE_S if kind == EMERGENCY else None)
             runners.remove(rig, release)
         show_targets(rig, _running(state, but=target.stopped))
-        ports = {r: state.slots[r] for r in target.stopped if r in state.slots}
+        # A rollback before this one may have had the good release started already, on the port that became free.
+        others = _held(rig, state, but=target.stopped)
+        ports = {r: p for r in target.stopped if (p := state.slots.get(r)) is not None and p not in others}
         for release, port in ports.items():
             if not isinstance(runners.ask(rig.site, port), str):
                 raise ReleaseError(f"port {port} still answers after {release} was stopped; find out who holds it")
@@ -278,9 +280,18 @@ _STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {
 }
 
 
-def _held(rig: Rig, state: State) -> set[int]:
-    """Return the ports on which a release of ours runs."""
-    return {p for r, p in state.slots.items() if rig.supervisor.state(f"runner-{r}").state in runners.UP}
+def _held(rig: Rig, state: State, but: tuple[str, ...] = ()) -> set[int]:
+    """Return the ports on which a release of ours runs, those of `but` left out."""
+    up = [r for r in state.slots if r not in but and rig.supervisor.state(f"runner-{r}").state in runners.UP]
+    return {_port(rig, state, release) for release in up}
+
+
+def _port(rig: Rig, state: State, release: str) -> int:
+    """Return the port a release was started on last, which the ledger learns of only afterwards."""
+    try:
+        return runners.overlay_port(rig.site, release)
+    except ConfigError:  # what cannot be read keeps no rollback from going on
+        return state.slots[release]
 
 
 def _running(state: State, but: tuple[str, ...]) -> dict[str, int]:

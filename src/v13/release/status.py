@@ -189,18 +189,23 @@ def _facts(row: Row) -> str:
     return ", ".join(f"{name} {record[name]}" for name in SHOWN.get(record["kind"], ()) if record.get(name) is not None)
 
 
-def _serving(rig: Rig, state: State, role: str, processes: dict[str, Any]) -> Serving:
+def _serving(rig: Rig, state: State, role: str, processes: Mapping[str, ProgramState]) -> Serving:
     release = str(getattr(state, role))
     process = processes.get(f"runner-{release}")
     port, answers = state.slots.get(release), "not started"
     try:
         bars = standing(rig.site.event_log(release)).bars
-        if port is not None:
-            answers = runners.missing_of(rig.site, release, port) or "serving"
+        if port is not None:  # which may be another release's by now: all may serve the same configuration
+            answers = (runners.missing_of(rig.site, release, port) or "serving") if _lives(process) else "does not run"
     except V13Error as error:
         bars, answers = {}, str(error)
     symbols = tuple(s for s in dict.fromkeys(a.symbol for a in state.serving) if state.serves(s) == release)
     return Serving(release, role, port, "unknown" if process is None else process.state, answers, symbols, bars)
+
+
+def _lives(process: ProgramState | None) -> bool:
+    """Return whether a program has a process, also where its supervisor is gone."""
+    return process is not None and (process.state in runners.UP or process.pid is not None)
 
 
 def _unwatched(rig: Rig, state: State, processes: Mapping[str, ProgramState]) -> list[str]:

@@ -27,6 +27,7 @@ from v13.release.build import build_release
 from v13.release.ledger import Operation
 from v13.release.rig import Rig
 from v13.release.rollback import Kind, Target, _may_end, find_target, plan, roll_back
+from v13.release.runners import Answer
 from v13.release.site import Site
 from v13.release.workers import Worker, this_process
 
@@ -268,3 +269,27 @@ def test_a_deploy_that_died_before_it_started_the_guard_anew_leaves_a_guard_when
     done = roll_back(rig, kind="full", reason="aborted")
     assert (done.outcome, done.target.good) == ("rolled_back", OLD)
     assert supervisor.at[runners.GUARD] == "running"
+
+
+def test_a_rollback_typed_again_is_not_stopped_by_the_release_that_the_first_one_brought_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_release(rig.site, OLD, code=rig.code)
+    deployed(rig, OLD)
+    back_up(rig, OLD)
+    deployed(rig, RELEASE)
+    runners.write_overlay(rig.site, OLD, rig.site.config.deploy.ports[0], rig.site.symbols, None)
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at |= {f"runner-{RELEASE}": "stopped", f"runner-{OLD}": "running"}
+    monkeypatch.setattr(runners, "ask", lambda *_: Answer(True, "", "1-x", 9, 3))  # on the port that both had
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+    assert roll_back(rig, kind="full", reason="again").target.good == OLD
+
+
+def test_a_rollback_stops_where_the_port_of_what_it_stopped_answers_still(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(rig, OLD, RELEASE)
+    monkeypatch.setattr(runners, "ask", lambda *_: Answer(True, "", "1-x", 9, 3))
+    with pytest.raises(ReleaseError, match=r"still answers after .* was stopped; find out who holds it"):
+        roll_back(rig, kind="full", reason="")

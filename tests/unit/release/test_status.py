@@ -29,7 +29,7 @@ from v13.release.observe import Look, Observer
 from v13.release.rig import Rig
 from v13.release.site import Site
 from v13.release.status import history, status, watched
-from v13.release.supervisor import ProgramState
+from v13.release.supervisor import ProgramState, State
 from v13.release.watch_view import History
 from v13.telemetry.slo import load_slo
 
@@ -61,6 +61,19 @@ def test_before_the_first_deploy_nothing_is_wrong(rig: Rig) -> None:
     assert now.text() == "nothing has been deployed yet\n"
     assert history(rig.ledger.rows()) == "nothing has been deployed yet\n"
     assert watched(rig, History()) is None
+
+
+@pytest.mark.parametrize("process", ["stopped", "failed", "unknown"])
+def test_a_release_without_a_process_does_not_serve_though_another_answers_on_its_port(
+    rig: Rig, process: State
+) -> None:
+    deployed(rig, RELEASE)
+    running_log(rig.site, RELEASE, {"BTCUSDT": 7_000}, fingerprint=FINGERPRINT)
+    cast(SmallSupervisor, rig.supervisor).at[f"runner-{RELEASE}"] = process
+    now = status(rig)
+    (one,) = now.releases
+    assert one.answers == "does not run"
+    assert not now.is_consistent
 
 
 def test_a_stable_release_that_serves_is_consistent(rig: Rig, runner: Web) -> None:
