@@ -25,7 +25,7 @@ lint: bootstrap ## style, types, storeys, notebooks without outputs
 	find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec $(BIN)/nbstripout --verify --keep-id {} +
 
 test: lint ## lint, then all tests
-	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
+	$(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: bootstrap ## medians and ratios on this machine, against the named peers
 	@$(BIN)/python -c 'import vectorbt' 2>/dev/null || bash scripts/bench_peers.sh

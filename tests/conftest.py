@@ -9,9 +9,15 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared" / "data"
-
+# Files that take minutes, the longest first: begun last, one of them would keep a single worker busy at the end.
+SLOWEST = ("test_alignment", "test_trust", "test_deploy", "test_notebooks", "test_hot_reload", "test_cli", "test_noise")
 
 _skipped: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -20,12 +20,13 @@ from tests.integration.markets import SHORT, project, write_bars
 from tests.integration.prometheus_server import prometheus_binary
 from v13 import market, store
 from v13.cli import alignment
+from v13.config import load
 from v13.errors import EXIT_GATE, EXIT_OK
 from v13.live.reload_stage import prepare
-from v13.measures import Status
 from v13.release.closure_exporter import WEAKER
 from v13.research import live_evidence
 from v13.research.run import open_run
+from v13.verdict import Status, Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -181,9 +182,11 @@ def test_a_report_of_other_parameters_leaves_the_runner_s_criteria_open(signed: 
     report = store.read_json(signed.live / live_evidence.REPORT_FILE) | {"parameters_fingerprint": "a" * 64}
     store.write_json(live / live_evidence.REPORT_FILE, report)
     store.copy(signed.live / live_evidence.CLOSURE_FILE, live / live_evidence.CLOSURE_FILE)
-    done = v13(*signed.command, "--reports", str(tmp_path / "reports"), "--live", str(live))
-    assert done.returncode in (EXIT_OK, EXIT_GATE), done.stderr
-    criteria = {c["key"]: c for c in store.read_json(tmp_path / "reports/latest/signoff.json")["criteria"]}
+    verdict = Verdict.from_dict(store.read_json(signed.bundle / "artifacts/acceptance.json")["verdict"])
+    judged = live_evidence.completed_from(
+        verdict, live, load(signed.root, environ={}).config, signed.document["parameters_fingerprint"]
+    )
+    criteria = {c.key: c for c in judged.criteria}
     for key in live_evidence.LIVE_CRITERIA:
-        assert criteria[key]["status"] == Status.NOT_RUN
-        assert "The runner ran parameters aaaaaaaaaaaa" in criteria[key]["detail"]
+        assert criteria[key].status == Status.NOT_RUN
+        assert "The runner ran parameters aaaaaaaaaaaa" in criteria[key].detail
