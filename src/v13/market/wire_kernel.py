@@ -26,6 +26,7 @@ _N_FIELDS: Final = 10  # of a `Group`
 _MOST_DIGITS: Final = 18
 _EXACT: Final = 1 << 53
 _TENS: Final = np.array([10.0**k for k in range(23)])
+_SPAN: Final = (FIRST_MS, LAST_MS)  # an argument: compiled code would not see a change of another file
 _NO_TIME: Final = np.iinfo(np.int64).max
 
 _HEAD: Final = np.frombuffer(b'{"stream":"', np.uint8)
@@ -148,6 +149,7 @@ class FrameReader:
             np.frombuffer(b"\n".join(raws) + b"\n", np.uint8),
             np.array(recv_ms, np.int64),
             self._has_exchange_time,
+            _SPAN,
             self._names,
             self._lengths,
             self._table,
@@ -315,7 +317,7 @@ def _end_of_value(data, at):
 
 
 @njit(cache=True)
-def _read_one(data, at, i, names, lengths, table, keys, values):
+def _read_one(data, at, i, span, names, lengths, table, keys, values):
     """Read the frame at `at` into column `i` of keys and values; return where the next begins, or NOT_READ."""
     if not _is(data, at, _HEAD):
         return NOT_READ
@@ -416,7 +418,7 @@ def _read_one(data, at, i, names, lengths, table, keys, values):
         values[0, i], values[1, i], values[2, i], values[3, i] = bid, bid_qty, ask, ask_qty
         if ts_ms < 0:
             ts_ms = 0
-    if not (FIRST_MS <= ts_ms < LAST_MS) and not (is_quote == 1 and ts_ms == 0):
+    if not (span[0] <= ts_ms < span[1]) and not (is_quote == 1 and ts_ms == 0):
         return NOT_READ
     keys[0, i], keys[2, i], keys[3, i] = 2 * symbol + is_quote, number, ts_ms
     return at + _TAIL.size
@@ -427,6 +429,7 @@ def _read_all(
     data,
     recv_ms,
     has_exchange_time,
+    span,
     names,
     lengths,
     table,
@@ -447,7 +450,7 @@ def _read_all(
     at = 0
     n_lags = 0
     for i in range(n):
-        at = _read_one(data, at, i, names, lengths, table, keys, values)
+        at = _read_one(data, at, i, span, names, lengths, table, keys, values)
         if at < 0:
             return NOT_READ
         if keys[3, i] > 0:
