@@ -1,7 +1,7 @@
 """The deploy record: what an operation did, from the ledger alone, as JSON and as pages for people.
 
 It depends on the ledger's rows, the SLO table of the release and the attachments, and on no clock: written again it is
-the same bytes. It judges nothing; `record_boxes` ticks what the ledger proves.
+the same bytes, with the same snapshots of the monitoring. It judges nothing; `record_boxes` ticks what the ledger proves.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = ["SCHEMA", "make_record", "write_record"]
 
 SCHEMA: Final = Path(__file__).parent / "schemas" / "record.schema.json"
 ATTACHMENTS: Final = "attachments"
+SNAPSHOTS: Final = "monitoring"
 SIGNOFF_FILES: Final = ("manifest.json", "signoff.json", "signoff.dsse.json")
 SLO_TABLE: Final = "config/slo.yaml"
 
@@ -38,8 +39,8 @@ def write_record(
     site : Site
     ledger : DeployLedger
     attachments : mapping of name to file
-        Copied beside the record and named in it by hash; `monitoring/...` are the monitoring snapshots. The sign-off's
-        own files are added where the release holds them.
+        Copied beside the record and named in it by hash; `monitoring/...` are the monitoring snapshots, and those of
+        the record that was there are kept. The sign-off's own files are added where the release holds them.
     operation : str, optional
         Default: the last one.
 
@@ -47,7 +48,7 @@ def write_record(
     -------
     Path
         `site.records/<operation>`, with record.md, record.zh.md, record.json and attachments/. One that was there is
-        replaced whole.
+        replaced whole, but for its snapshots.
 
     Raises
     ------
@@ -57,14 +58,15 @@ def write_record(
         The ledger is damaged, an attachment cannot be read, or the file system refused; nothing changed.
     """
     told = story(ledger.rows(), operation)
-    given = _signoff_files(site, told) | dict(attachments or {})
+    final = site.records / check_name(told.id, "operation")
+    # What Prometheus showed then cannot be had again: a record that is written anew keeps it.
+    given = _snapshots(final) | _signoff_files(site, told) | dict(attachments or {})
     for name in given:
         place = PurePosixPath(name)
         if place.is_absolute() or ".." in place.parts or place.as_posix() != name or "\\" in name:
             raise ReleaseError(
                 f"attachment {name!r}: expected a relative path without dots, such as monitoring/end.html"
             )
-    final = site.records / check_name(told.id, "operation")
     with store.staged_dir(final) as folder:
         for name, path in sorted(given.items()):
             store.copy(path, folder / ATTACHMENTS / name)
@@ -178,6 +180,12 @@ def _signoff(told: Story, release: Mapping[str, Any]) -> dict[str, Any] | None:
         "verdict": facts.get("verdict") or release.get("verdict"),
         "data": facts.get("data") or data,
     }
+
+
+def _snapshots(record: Path) -> dict[str, Path]:
+    """Return the monitoring snapshots of the record that is there."""
+    folder = record / ATTACHMENTS / SNAPSHOTS
+    return {f"{SNAPSHOTS}/{path.name}": path for path in sorted(folder.glob("*")) if path.is_file()}
 
 
 def _signoff_files(site: Site, told: Story) -> dict[str, Path]:

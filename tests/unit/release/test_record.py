@@ -459,6 +459,17 @@ def test_attachments_are_copied_and_named_by_hash(good: Told, tmp_path: Path) ->
         assert entry["sha256"] in page(good, "record.md") or entry["name"].startswith("monitoring")
 
 
+def test_a_record_written_anew_keeps_the_snapshots_and_is_the_same_bytes(good: Told, tmp_path: Path) -> None:
+    store.write_text(tmp_path / "end.html", "<html></html>\n")
+    before = good.record({"monitoring/end.html": tmp_path / "end.html"})
+    assert good.record() == before  # as `v13 deploy record` does it, which has no snapshot to give
+    folder = good.site.records / good.claim.operation
+    assert (folder / "attachments/monitoring/end.html").read_text() == "<html></html>\n"
+    store.write_text(tmp_path / "end.html", "<html>later</html>\n")
+    good.record({"monitoring/end.html": tmp_path / "end.html"})
+    assert (folder / "attachments/monitoring/end.html").read_text() == "<html>later</html>\n"
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//b", "a\\b"])
 def test_an_attachment_cannot_leave_its_folder(good: Told, tmp_path: Path, name: str) -> None:
     store.write_text(tmp_path / "x", "x")
