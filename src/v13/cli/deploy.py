@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from v13.release.rig import Rig
     from v13.release.rollback import RolledBack
 
-__all__ = ["add", "ended", "open_rig"]
+__all__ = ["add", "ended", "open_rig", "withdrawn"]
 
 WATCH_S = 1.0
 FAULTS = ("slow", "errors", "silent", "flood", "crash", "leak")
@@ -103,6 +103,19 @@ def ended(rig: Rig, done: Deployed | RolledBack) -> int:
     return EXIT_OK if good else EXIT_GATE
 
 
+def withdrawn(rig: Rig, reason: str) -> bool:
+    """End a deploy of which nothing runs yet, write its record and tell; return whether there was one."""
+    from v13.release.record import write_record
+    from v13.release.rollback import withdraw
+
+    operation = withdraw(rig, reason)
+    if operation is None:
+        return False
+    print(f"aborted: nothing of it was running yet; {rig.ledger.state().stable or 'nothing'} serves as before")
+    print(f"record: {write_record(rig.site, rig.ledger, operation=operation)}")
+    return True
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from v13.release.check import run_checks, table
 
@@ -147,18 +160,13 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 def _abort(arguments: argparse.Namespace) -> int:
     from v13.errors import ReleaseError
-    from v13.release.record import write_record
     from v13.release.rollback import roll_back
 
     rig = open_rig(arguments)
     running = rig.ledger.state().open
     if running is None or running.kind != "deploy":
         raise ReleaseError("no deploy is under way; `v13 rollback` takes back one that is over")
-    if rig.ledger.state().candidate is None:  # nothing of it runs yet
-        claim = rig.ledger.take(running.id)
-        rig.ledger.end(claim, "failed", f"aborted: {arguments.reason}")
-        print("aborted: nothing of it was running yet")
-        print(f"record: {write_record(rig.site, rig.ledger, operation=running.id)}")
+    if withdrawn(rig, arguments.reason):
         return EXIT_OK
     return ended(rig, roll_back(rig, kind="full", reason=f"aborted: {arguments.reason}"))
 
@@ -171,12 +179,15 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         seen = History()
 
+        def draw(text: str) -> None:
+            print(text, end="", flush=True)  # whoever pipes it looks as well
+
         def wait() -> bool:
             rig.clock.sleep(WATCH_S)
             return True
 
         with suppress(KeyboardInterrupt):
-            watch(lambda: watched(rig, seen), sys.stdout.write, wait, is_tty=sys.stdout.isatty())
+            watch(lambda: watched(rig, seen), draw, wait, is_tty=sys.stdout.isatty())
         return EXIT_OK
     found = status(rig)
     if arguments.json:

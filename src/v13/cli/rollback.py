@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
-from v13.cli.deploy import ended, open_rig
+from v13.cli.deploy import ended, open_rig, withdrawn
 from v13.cli.options import add_site_options, print_json
 from v13.errors import EXIT_GATE, EXIT_OK, ReleaseError, StoreError
 
@@ -46,6 +46,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     if not arguments.reason:
         raise ReleaseError("--reason: say why; it is entered in the ledger")
+    if arguments.backup_timestamp is None and withdrawn(rig, arguments.reason):
+        return EXIT_OK
     done = roll_back(rig, kind=arguments.type, reason=arguments.reason, stamp=arguments.backup_timestamp)
     return ended(rig, done)
 

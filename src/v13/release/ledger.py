@@ -65,6 +65,8 @@ class Operation:
     paused : bool
     outcome : str or None
         None while it is open.
+    why : str
+        Of its end.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Operation:
     done: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paused: bool = False
     outcome: str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,8 @@ class DeployLedger:
             if running is None:
                 raise ReleaseError(f"{self.path}: no operation is under way; there is nothing to resume")
             if is_alive(running.worker) and running.worker != this_process():
-                raise ReleaseError(f"{running.kind} {running.id} is carried out already: {_worker(running)}")
+                hint = "; it was paused and is about to end: type it again when it has" * running.paused
+                raise ReleaseError(f"{running.kind} {running.id} is carried out already: {_worker(running)}{hint}")
             return Claim(running.id, entries.append("resume", running.id, _me()).n)
 
     def take(self, operation: str) -> Claim:
@@ -338,7 +342,7 @@ _MOVES: Final[Mapping[str, Callable[[State, Row], State]]] = {
     "resume": lambda state, row: _moved(state, row, worker=Worker(**row.record["worker"]), claim=row.n),
     "done": _done,
     "pause": lambda state, row: _moved(state, row, paused=row.record["paused"]),
-    "end": lambda state, row: _moved(state, row, outcome=row.record["outcome"]),
+    "end": lambda state, row: _moved(state, row, outcome=row.record["outcome"], why=row.record["why"]),
     "candidate": lambda state, row: replace(state, candidate=row.record["release"]),
     "stable": lambda state, row: replace(state, stable=row.record["release"]),
     "assign": _assign,

@@ -24,7 +24,7 @@ from v13.release.supervisor import kept_up
 from v13.release.verification import after_rollback
 from v13.release.workers import is_alive
 
-__all__ = ["RolledBack", "Target", "find_target", "plan", "roll_back"]
+__all__ = ["RolledBack", "Target", "find_target", "plan", "roll_back", "withdraw"]
 
 EMERGENCY: Final = "emergency"
 GRACE_S: Final = 1.0  # of an emergency stop: SIGTERM, and SIGKILL when it is over
@@ -112,6 +112,38 @@ def find_target(rig: Rig, kind: Kind, stamp: int | None) -> Target:
     if kind == "automatic":  # a bad release is stopped, whether or not there is another
         return Target(bad, None, None)
     raise ReleaseError(f"{rig.site.backups}: there is no whole backup of another release; `--type emergency` stops")
+
+
+def withdraw(rig: Rig, reason: str) -> str | None:
+    """End a deploy of which nothing runs yet, and leave alone what serves.
+
+    Who stops a deploy means that deploy: in its first steps there is no candidate, and a rollback would take the stable
+    release for the bad one.
+
+    Returns
+    -------
+    str or None
+        The operation that was ended; None where no deploy is that young.
+
+    Raises
+    ------
+    ReleaseError
+        It ended meanwhile by itself.
+    """
+    state = rig.ledger.state()
+    if state.open is None or not _is_young(state):
+        return None
+    claim = rig.ledger.take(state.open.id)
+    if not _is_young(rig.ledger.check(claim)):  # it was faster: there is something to take back now
+        return None
+    rig.ledger.end(claim, "failed", f"aborted: {reason}")
+    return claim.operation
+
+
+def _is_young(state: State) -> bool:
+    """Return whether a deploy is under way that has built nothing yet; at its end there is no candidate either."""
+    now = state.open
+    return now is not None and now.kind == "deploy" and state.candidate is None and "build" not in now.done
 
 
 def roll_back(
@@ -320,6 +352,9 @@ def plan(rig: Rig, kind: Kind, stamp: int | None) -> list[str]:
     ReleaseError
         As `find_target`; also where the backup is damaged.
     """
+    state = rig.ledger.state()
+    if stamp is None and state.open is not None and _is_young(state):
+        return [f"end {state.open.kind} {state.open.id}, of which nothing runs yet", "leave alone what serves"]
     target = find_target(rig, kind, stamp)
     lines = [
         f"stop release {' and '.join(target.stopped)}"
@@ -332,8 +367,7 @@ def plan(rig: Rig, kind: Kind, stamp: int | None) -> list[str]:
             raise ReleaseError(f"backup {target.stamp} cannot be restored: {error}") from error
         lines.append(f"restore release {target.good} from backup {target.stamp} (its bytes were just verified)")
     if target.good is None:
-        return [*lines, "nothing serves afterwards"]
-    state = rig.ledger.state()
+        return [*lines, "leave nothing that serves"]
     given = [s for s in dict.fromkeys(a.symbol for a in state.serving) if state.serves(s) in target.stopped]
     lines.append(f"give {', '.join(given) or 'no symbol'} back to {target.good}, from the last committed bar on")
     return [*lines, f"verify that {target.good} serves with its own configuration"]

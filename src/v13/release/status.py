@@ -29,6 +29,7 @@ SHOWN: Final = {  # facts of a row that a line of the history tells
     **{"candidate": ("release",), "stable": ("release",), "slot": ("release", "port"), "resume": ("by",)},
 }
 LINE: Final = 118
+SERVING: Final = "serving"  # what a release is said to do that lacks nothing
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,16 @@ class Status:
             o = self.operation
             lines.append(f"{o['kind']} {o['id']} by {o['by']}: {o['state']}")
             lines.append(f"  reason: {o['reason']}")
+            if o["why"]:
+                lines.append(f"  ended because: {o['why']}")
             lines.append(f"  steps done: {', '.join(o['done']) or 'none'}")
         for one in self.releases:
             serves = ", ".join(one.symbols) or "nothing (in shadow)"
-            lines.append(f"{one.role:<9} {one.release}  port {one.port}  {one.process}  {one.answers}")
+            answers = "ready" if one.answers == SERVING else one.answers  # in shadow it is ready and serves nothing
+            lines.append(f"{one.role:<9} {one.release}  port {one.port}  {one.process}  {answers}")
             lines.append(f"          serves {serves}")
+        if self.operation is not None and not any(one.symbols for one in self.releases):
+            lines.append("nothing serves")
         lines += [f"PROBLEM   {problem}" for problem in self.problems]
         return "\n".join(lines) + "\n"
 
@@ -130,7 +136,7 @@ def status(rig: Rig) -> Status:
     running = state.open
     if running is None:
         for one in releases:
-            if one.role == "stable" and one.answers != "serving":
+            if one.role == "stable" and one.answers != SERVING:
                 problems.append(f"stable release {one.release}: {one.answers}")
     return Status(_operation(state), tuple(releases), tuple(problems))
 
@@ -196,7 +202,7 @@ def _serving(rig: Rig, state: State, role: str, processes: Mapping[str, ProgramS
     try:
         bars = standing(rig.site.event_log(release)).bars
         if port is not None:  # which may be another release's by now: all may serve the same configuration
-            answers = (runners.missing_of(rig.site, release, port) or "serving") if _lives(process) else "does not run"
+            answers = (runners.missing_of(rig.site, release, port) or SERVING) if _lives(process) else "does not run"
     except V13Error as error:
         bars, answers = {}, str(error)
     symbols = tuple(s for s in dict.fromkeys(a.symbol for a in state.serving) if state.serves(s) == release)
@@ -228,6 +234,8 @@ def _operation(state: State) -> dict[str, Any] | None:
         return None
     if o.outcome is not None:
         now = o.outcome
+    elif o.paused and is_alive(o.worker):
+        now = f"paused; process {o.worker.pid} is about to end; then `v13 deploy resume` or `v13 deploy abort`"
     elif o.paused:
         now = "paused; `v13 deploy resume` goes on, `v13 deploy abort` takes it back"
     elif is_alive(o.worker):
@@ -235,4 +243,4 @@ def _operation(state: State) -> dict[str, Any] | None:
     else:
         now = f"its worker (process {o.worker.pid}) is gone; `v13 deploy resume` goes on"
     about = {"id": o.id, "kind": o.kind, "by": o.facts["by"], "reason": o.facts.get("reason", "")}
-    return {**about, "done": list(o.done), "state": now, "outcome": o.outcome, "begun_utc": o.begun_utc}
+    return {**about, "done": list(o.done), "state": now, "outcome": o.outcome, "why": o.why, "begun_utc": o.begun_utc}

@@ -111,6 +111,11 @@ def test_the_work_of_a_process_that_is_at_it_is_not_taken_up(ledger: DeployLedge
     with pytest.raises(subprocess.CalledProcessError) as caught:
         elsewhere(ledger.path, "l.resume()")
     assert "is carried out already" in caught.value.stderr
+    assert "type it again" not in caught.value.stderr
+    ledger.pause(paused=True, reason="lunch")  # it has its record to write yet
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        elsewhere(ledger.path, "l.resume()")
+    assert "it was paused and is about to end: type it again when it has" in caught.value.stderr
 
 
 def test_taking_it_ends_what_its_worker_may_do(ledger: DeployLedger) -> None:

@@ -24,9 +24,9 @@ from v13.errors import ReleaseError
 from v13.release import runners
 from v13.release.backup import list_backups, make_backup
 from v13.release.build import build_release
-from v13.release.ledger import Operation
+from v13.release.ledger import Operation, SupersededError
 from v13.release.rig import Rig
-from v13.release.rollback import Kind, Target, _may_end, find_target, plan, roll_back
+from v13.release.rollback import Kind, Target, _may_end, find_target, plan, roll_back, withdraw
 from v13.release.runners import Answer
 from v13.release.site import Site
 from v13.release.workers import Worker, this_process
@@ -167,9 +167,40 @@ def test_a_plan_says_what_would_be_done_and_does_none_of_it(rig: Rig) -> None:
         f"give BTCUSDT, ETHUSDT, SOLUSDT back to {OLD}, from the last committed bar on",
         f"verify that {OLD} serves with its own configuration",
     ]
-    assert plan(rig, "emergency", None) == [f"stop release {RELEASE} within 5 s", "nothing serves afterwards"]
+    assert plan(rig, "emergency", None) == [f"stop release {RELEASE} within 5 s", "leave nothing that serves"]
     assert rig.ledger.state().n_rows == n
     assert rig.supervisor.told == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["emergency", "full"])
+def test_a_deploy_of_which_nothing_runs_is_ended_and_the_stable_release_left_alone(rig: Rig, kind: Kind) -> None:
+    deployed(rig, RELEASE)
+    claim = rig.ledger.begin("deploy", {"reason": "the next", "env": rig.site.env})
+    rig.ledger.done(claim, "check", {})
+    assert plan(rig, kind, None) == [
+        f"end deploy {claim.operation}, of which nothing runs yet",
+        "leave alone what serves",
+    ]
+    assert withdraw(rig, "wrong one") == claim.operation
+    state = rig.ledger.state()
+    assert (state.open, state.stable, state.condemned) == (None, RELEASE, frozenset())
+    assert state.operation is not None
+    assert (state.operation.outcome, state.operation.why) == ("failed", "aborted: wrong one")
+    with pytest.raises(SupersededError):
+        rig.ledger.done(claim, "backup", {})
+    assert rig.supervisor.told == []  # type: ignore[attr-defined]
+
+
+def test_what_has_a_candidate_or_is_over_is_not_withdrawn(rig: Rig) -> None:
+    assert withdraw(rig, "") is None
+    deployed(rig, OLD, RELEASE)
+    assert withdraw(rig, "") is None
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    rows = [("stable", {"release": RELEASE}), ("candidate", {"release": None})]
+    rig.ledger.done(claim, "build", {})
+    rig.ledger.done(claim, "promote", {}, rows)  # not ended yet: it serves, so it is what goes bad
+    assert withdraw(rig, "") is None
+    assert find_target(rig, "emergency", None) == Target(RELEASE, None, None)
 
 
 def test_a_plan_gives_back_only_what_the_candidate_serves(rig: Rig) -> None:

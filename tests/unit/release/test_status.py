@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import cast
@@ -87,7 +88,7 @@ def test_a_stable_release_that_serves_is_consistent(rig: Rig, runner: Web) -> No
     assert now.is_consistent
     assert json.loads(json.dumps(now.to_dict()))["is_consistent"] is True
     text = now.text()
-    assert f"stable    {RELEASE}  port {runner.port}  running  serving\n" in text
+    assert f"stable    {RELEASE}  port {runner.port}  running  ready\n" in text
     assert "          serves BTCUSDT, ETHUSDT, SOLUSDT\n" in text
 
 
@@ -151,6 +152,26 @@ def test_a_release_in_shadow_says_so(rig: Rig) -> None:
     assert "          serves nothing (in shadow)\n" in status(rig).text()
 
 
+def test_a_release_in_shadow_that_lacks_nothing_is_ready_and_is_not_said_to_serve(rig: Rig, runner: Web) -> None:
+    deployed(rig, None, RELEASE)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    rig.ledger.enter(claim, "slot", {"release": RELEASE, "port": runner.port})
+    running_log(rig.site, RELEASE, {}, fingerprint=FINGERPRINT)
+    text = status(rig).text()
+    assert f"candidate {RELEASE}  port {runner.port}  running  ready\n" in text
+    assert text.endswith("nothing serves\n")
+
+
+def test_how_the_last_operation_ended_is_told_with_its_reason(rig: Rig) -> None:
+    claim = rig.ledger.begin("deploy", {"reason": "the first", "env": "testing"})
+    rig.ledger.end(claim, "failed", "the disk is full")
+    now = status(rig)
+    assert now.operation is not None
+    assert (now.operation["state"], now.operation["why"]) == ("failed", "the disk is full")
+    assert "  ended because: the disk is full\n" in now.text()
+    assert now.text().endswith("nothing serves\n")
+
+
 def test_a_dead_worker_and_a_pause_are_told_with_what_to_do(rig: Rig) -> None:
     dead_worker(rig, "deploy", {"reason": "the first", "env": "testing"})
     now = status(rig).operation
@@ -161,6 +182,14 @@ def test_a_dead_worker_and_a_pause_are_told_with_what_to_do(rig: Rig) -> None:
     now = status(rig).operation
     assert now is not None
     assert now["state"] == "paused; `v13 deploy resume` goes on, `v13 deploy abort` takes it back"
+
+
+def test_a_pause_whose_worker_has_not_ended_says_that_it_has_to(rig: Rig) -> None:
+    rig.ledger.begin("deploy", {"reason": "the first", "env": "testing"})
+    rig.ledger.pause(paused=True, reason="lunch")
+    now = status(rig).operation
+    assert now is not None
+    assert now["state"].startswith(f"paused; process {os.getpid()} is about to end; then `v13 deploy resume`")
 
 
 def test_a_ledger_that_was_tampered_with_is_no_status(rig: Rig) -> None:
