@@ -49,7 +49,7 @@ class Deploy(Section):
     )
     prometheus: str | None = Field(default="http://localhost:9090", description="null: there is none (no deploy, then)")
     prometheus_dir: str | None = Field(
-        default=None, description="where its configuration and rules are put; null: only kept with the release"
+        default=None, description="where its configuration and rules are put; null: <home>/monitoring"
     )
     alertmanager: str | None = Field(default="http://localhost:9093", description="null: there is none")
     grafana: str | None = Field(default=None, description="null: there is none")

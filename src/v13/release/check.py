@@ -129,7 +129,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "验收标准齐全",
         "acceptance",
         check_signoff.criteria,
-        "run `scripts/metrics_alignment.py --report` and sign off with `--live`, in the environment production",
+        "`v13 signoff --env production --data ... --with-live` judges them all",
     ),
     Check(
         "rules",
