@@ -1,7 +1,8 @@
 """The deploy record: what an operation did, from the ledger alone, as JSON and as pages for people.
 
 It depends on the ledger's rows, the SLO table of the release and the attachments, and on no clock: written again it is
-the same bytes, with the same snapshots of the monitoring. It judges nothing; `record_boxes` ticks what the ledger proves.
+the same bytes, with the same snapshots of the monitoring. It judges nothing; `record_boxes` ticks what the ledger
+proves.
 """
 
 from __future__ import annotations
