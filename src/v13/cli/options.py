@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +136,12 @@ def counter(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], 
 
 
 def log(text: str) -> None:
-    """Write one line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Write one line to stderr, if somebody reads it.
+
+    A guard's reader is its supervisor: killed, it must not take along the guard, which is to start another one.
+    """
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def login(arguments: argparse.Namespace) -> tuple[str, str] | None:
