@@ -204,6 +204,8 @@ def _table(frame: pl.DataFrame, widths: list[int]) -> str:
     """Set a page in columns; the first page (widths is empty) decides how wide they are, and has the head."""
     horizons = [name.removeprefix("prob_") for name in frame.columns if name.startswith("prob_")]
     head = [*_MIN_WIDTH, *(f"{what}@{h}" for h in horizons for what in ("prob", "outcome")), "rule"]
+    if "release" in frame.columns:  # what served, of several logs
+        head.append("release")
     rows = [_cells(event, horizons) for event in frame.iter_rows(named=True)]
     is_first = not widths
     if is_first:
@@ -229,4 +231,4 @@ def _cells(event: dict[str, Any], horizons: list[str]) -> list[str]:
         prob = event[f"prob_{h}"]
         pending = "-" if event["side"] == "none" else "pending"
         cells += ["-" if prob is None else f"{prob:.3f}", event[f"outcome_{h}"] or pending]
-    return [*cells, event["rule"]]
+    return [*cells, event["rule"], *([event["release"]] if "release" in event else [])]
