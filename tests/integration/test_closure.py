@@ -99,7 +99,10 @@ def built(folder: Path, port: int) -> dict[str, object]:
     """The configuration that monitoring builds, with a port of this test."""
     for name, document in {**server_files(slo(), Exporter()), **rule_files(slo())}.items():
         store.write_yaml(folder / name, document.body, header=document.header)
-    return rehearsal_config(folder / PROMETHEUS_FILE, {"divergence": f"127.0.0.1:{port}"}, 1)
+    config = rehearsal_config(folder / PROMETHEUS_FILE, {"divergence": f"127.0.0.1:{port}"}, 1)
+    for target in config["scrape_configs"][0]["static_configs"]:
+        target["labels"] = {"release": "20261129T120000Z-0123abcd"}  # as a deploy has it: none of the runner's
+    return config
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from v13.release.closure_checks import Check, checks, nearest
 from v13.release.closure_latency import latency_checks
 from v13.release.closure_row import FAMILIES, Chain, ClosureRow
 from v13.release.reckoning import Labels, Reckoning, labelled, untied
-from v13.release.scrapes import Window, find_window, samples, target_of
+from v13.release.scrapes import TARGET_LABELS, Window, find_window, samples, target_of
 from v13.store.event_counts import LogCounts, read_counts
 from v13.telemetry.overview import overview
 from v13.telemetry.prometheus import Prometheus, Series
@@ -207,7 +207,7 @@ def _every_scrape(
         worst, last = 0.0, 0.0
         for one in read[name]:
             scrapes = by_target[target_of(one.labels)]
-            labels = _key(one, "job", "instance", "le")
+            labels = _key(one, *TARGET_LABELS, "le")
             if dict(labels).get("horizon", "") not in {"", *horizons}:
                 continue
             at = np.isin(scrapes.ts_s, one.ts_s)

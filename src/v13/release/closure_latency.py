@@ -17,7 +17,7 @@ from v13.release.closure_checks import HAIR, Check, own_queries, panel_of
 from v13.release.closure_row import Chain
 from v13.release.promql import bucket_of, bucket_quantile, increase
 from v13.release.reckoning import Labels, Logged, Reckoning, labelled
-from v13.release.scrapes import Window, samples, target_of
+from v13.release.scrapes import TARGET_LABELS, Window, samples, target_of
 from v13.telemetry.catalogue import find
 from v13.telemetry.panels import Panel, Shelf
 from v13.telemetry.prometheus import Prometheus, Series
@@ -86,7 +86,7 @@ class _Scraped:
         self._upper = (*find(name).buckets, math.inf)
         self._told: dict[Labels, dict[str, float]] = {}  # labels -> bound -> increase as PromQL tells it
         for one in series:
-            own = {k: v for k, v in one.labels.items() if k not in ("__name__", "job", "instance", "le")}
+            own = {k: v for k, v in one.labels.items() if k not in ("__name__", *TARGET_LABELS, "le")}
             bound = repr(float(one.labels["le"]))
             grown = increase(one.ts_s, one.values, window.start_s, window.end_s, zero_last=window.zero_last)
             told = self._told.setdefault(labelled(**own), {})
@@ -141,13 +141,13 @@ def _numbers(reckoning: Reckoning, prometheus: Prometheus, table: Panel, closure
     )
 
 
-def _life_chain(reckoning: Reckoning, series: Logged, firsts: Mapping[tuple[str, str], float]) -> Chain:
+def _life_chain(reckoning: Reckoning, series: Logged, firsts: Mapping[tuple[str, ...], float]) -> Chain:
     plain, aligned, raw, told = reckoning.levels(series, firsts).tolist()
     return Chain(plain, aligned, aligned, raw, told)
 
 
 def _bars_chain(
-    window: Window, timed: Mapping[tuple[str, str], Series], bars: Mapping[tuple[str, str], Series], ratio: float
+    window: Window, timed: Mapping[tuple[str, ...], Series], bars: Mapping[tuple[str, ...], Series], ratio: float
 ) -> Chain:
     """Hold bars against the runner's count of them: of each process what came after its first scrape."""
     found = np.zeros(3)
@@ -162,9 +162,9 @@ def _bars_chain(
     return Chain(aligned, aligned, aligned, raw, told, unexplained=ratio)
 
 
-def _by_target(series: list[Series]) -> dict[tuple[str, str], Series]:
+def _by_target(series: list[Series]) -> dict[tuple[str, ...], Series]:
     """Return one series a target, the sum of those there are."""
-    found: dict[tuple[str, str], Series] = {}
+    found: dict[tuple[str, ...], Series] = {}
     for one in series:
         target = target_of(one.labels)
         if target in found:

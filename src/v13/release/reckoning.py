@@ -101,7 +101,7 @@ class Reckoning:
         """
         return list(_SERIES[name](self))
 
-    def levels(self, series: Logged, firsts: Mapping[tuple[str, str], float] | None = None) -> F64:
+    def levels(self, series: Logged, firsts: Mapping[tuple[str, ...], float] | None = None) -> F64:
         """Return the increase of a series over the window, (4,) float64: one a level.
 
         plain : by the ends of the window. aligned : between its first and its last scrape. raw : with what resets lose.

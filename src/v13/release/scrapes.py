@@ -19,7 +19,7 @@ from v13.errors import DataError
 from v13.telemetry.prometheus import Prometheus, Series
 from v13.telemetry.queries import Scope, selector
 
-__all__ = ["Scrapes", "Window", "find_window", "last_scrape_s", "samples"]
+__all__ = ["TARGET_LABELS", "Scrapes", "Window", "find_window", "last_scrape_s", "samples"]
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -28,7 +28,8 @@ COMMIT: Final = "divergence_last_commit_timestamp_seconds"
 TAKEN: Final = "divergence_config_last_reload_success_timestamp_seconds"
 STARTED: Final = "process_start_time_seconds"
 WORTH: Final = 0.9  # of the longest stretch: what one of whole seconds must have of it
-_TARGET: Final = ("job", "instance")
+# What Prometheus adds to each series of a target; `v13 deploy` has it add the release, too.
+TARGET_LABELS: Final = ("job", "instance", "release")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Scrapes:
     Attributes
     ----------
     target : tuple of str
-        Job and instance.
+        Job and instance, and the release where it is one of `v13 deploy`.
     ts_s : (n,) float64, Unix seconds, ascending
     counted_ms : (n,) int64, UTC epoch ms
         All that was committed up to and with this millisecond, by the log's clock, is in the counters of the scrape.
@@ -46,7 +47,7 @@ class Scrapes:
         Since when the scraped process counts what does not resume from the log.
     """
 
-    target: tuple[str, str]
+    target: tuple[str, ...]
     ts_s: F64
     counted_ms: I64
     began_ms: I64
@@ -182,17 +183,17 @@ def samples(prometheus: Prometheus, name: str, window: Window) -> list[Series]:
     return prometheus.instant(f"{selector(name)}[{window.range_s}s]", window.end_s)
 
 
-def target_of(labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return job and instance of a series."""
-    return labels.get("job", ""), labels.get("instance", "")
+def target_of(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return job, instance and release of a series, those there are."""
+    return tuple(labels[name] for name in TARGET_LABELS if name in labels)
 
 
-def _gauge(prometheus: Prometheus, name: str, range_s: int, end_s: float) -> dict[tuple[str, str], Series]:
+def _gauge(prometheus: Prometheus, name: str, range_s: int, end_s: float) -> dict[tuple[str, ...], Series]:
     return {target_of(one.labels): one for one in prometheus.instant(f"{selector(name)}[{range_s}s]", end_s)}
 
 
 def _scrapes(
-    url: str, target: tuple[str, str], commits: Series, started: Series | None, taken: Series | None
+    url: str, target: tuple[str, ...], commits: Series, started: Series | None, taken: Series | None
 ) -> Scrapes:
     if started is None or taken is None or not _same_times(commits, started) or not _same_times(commits, taken):
         raise DataError(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from v13.errors import DataError
-from v13.release.scrapes import COMMIT, STARTED, TAKEN, find_window
+from v13.release.scrapes import COMMIT, STARTED, TAKEN, find_window, target_of
 from v13.telemetry.prometheus import Series
 from v13.telemetry.queries import render
 
@@ -108,6 +108,12 @@ def test_targets_one_after_the_other_are_one_runner_that_moved() -> None:
     found = find_window(prometheus(a=([0.0, 5.0], [1.0, 1.0]), b=([10.0, 15.0], [7.0, 7.0])), 60, START_S + 16.0)
     assert [s.target[1] for s in found.scrapes] == ["a", "b"]
     assert found.has_birth
+
+
+def test_two_releases_on_one_port_one_after_the_other_are_two_targets() -> None:
+    labels = {"__name__": COMMIT, "job": "divergence", "instance": "a", "source": "OFI_ONLY"}
+    assert target_of(labels) == ("divergence", "a")
+    assert target_of(labels | {"release": "x"}) == ("divergence", "a", "x") != target_of(labels | {"release": "y"})
 
 
 def test_two_runners_side_by_side_are_refused_by_name() -> None:
