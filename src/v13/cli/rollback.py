@@ -55,12 +55,15 @@ def _run(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from v13.release.backup import check_backup, list_backups, read_backup
 
-    site = open_rig(arguments).site
+    rig = open_rig(arguments)
+    site, state = rig.site, rig.ledger.state()
     rows = []
     for stamp in list_backups(site):
         row: dict[str, Any] = {"stamp": stamp, "created_utc": datetime.fromtimestamp(stamp, UTC).isoformat()}
         try:
             row |= {"release": read_backup(site, stamp)["release"], "reason": read_backup(site, stamp)["reason"]}
+            # The newest is often of the very release that is bad now.
+            row |= {"is_stable": row["release"] == state.stable, "was_rolled_back": row["release"] in state.condemned}
             check_backup(site, stamp)
             row["whole"] = True
         except (ReleaseError, StoreError) as error:
@@ -72,6 +75,9 @@ def _list(arguments: argparse.Namespace) -> int:
         print(f"no backups in {site.backups}: the first deploy has nothing to back up")
     else:
         for row in rows:
-            state = "whole" if row["whole"] else f"DAMAGED: {row['problem']}"
-            print(f"{row['stamp']}  {row['created_utc']}  {row.get('release', '?')}  {row.get('reason', '')}  {state}")
+            whole = "whole" if row["whole"] else f"DAMAGED: {row['problem']}"
+            note = "  (stable now)" * row.get("is_stable", False)
+            note += "  (was rolled back)" * row.get("was_rolled_back", False)
+            about = f"{row['stamp']}  {row['created_utc']}  {row.get('release', '?')}  {row.get('reason', '')}"
+            print(f"{about}  {whole}{note}")
     return EXIT_OK if all(row["whole"] for row in rows) else EXIT_GATE

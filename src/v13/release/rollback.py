@@ -111,7 +111,10 @@ def find_target(rig: Rig, kind: Kind, stamp: int | None) -> Target:
             return Target(bad, good, known)
     if kind == "automatic":  # a bad release is stopped, whether or not there is another
         return Target(bad, None, None)
-    raise ReleaseError(f"{rig.site.backups}: there is no whole backup of another release; `--type emergency` stops")
+    raise ReleaseError(
+        f"{rig.site.backups}: there is no whole backup of another release that was never rolled back; "
+        "`--backup-timestamp N` takes a certain one of `--list-backups`, `--type emergency` stops"
+    )
 
 
 def withdraw(rig: Rig, reason: str) -> str | None:

@@ -29,6 +29,7 @@ SHOWN: Final = {  # facts of a row that a line of the history tells
     **{"candidate": ("release",), "stable": ("release",), "slot": ("release", "port"), "resume": ("by",)},
 }
 LINE: Final = 118
+STOPPED: Final = "stopped"  # outcome of a rollback that left nothing
 SERVING: Final = "serving"  # what a release is said to do that lacks nothing
 
 
@@ -96,14 +97,15 @@ class Status:
             o = self.operation
             lines.append(f"{o['kind']} {o['id']} by {o['by']}: {o['state']}")
             lines.append(f"  reason: {o['reason']}")
-            if o["why"]:
+            if o["why"] not in ("", o["reason"]):
                 lines.append(f"  ended because: {o['why']}")
             lines.append(f"  steps done: {', '.join(o['done']) or 'none'}")
         for one in self.releases:
             serves = ", ".join(one.symbols) or "nothing (in shadow)"
             answers = "ready" if one.answers == SERVING else one.answers  # in shadow it is ready and serves nothing
             lines.append(f"{one.role:<9} {one.release}  port {one.port}  {one.process}  {answers}")
-            lines.append(f"          serves {serves}")
+            was_stopped = self.operation is not None and self.operation["outcome"] == STOPPED
+            lines.append(f"          {'served, until it was stopped,' if was_stopped else 'serves'} {serves}")
         if self.operation is not None and not any(one.symbols for one in self.releases):
             lines.append("nothing serves")
         lines += [f"PROBLEM   {problem}" for problem in self.problems]
@@ -136,9 +138,19 @@ def status(rig: Rig) -> Status:
     running = state.open
     if running is None:
         for one in releases:
-            if one.role == "stable" and one.answers != SERVING:
+            if one.role == "stable" and _is_stopped(state):
+                problems.append(
+                    f"nothing serves: {one.release} was stopped; `v13 rollback --list-backups`, then `--type full "
+                    "--backup-timestamp N` brings one back; or `v13 deploy run`"
+                )
+            elif one.role == "stable" and one.answers != SERVING:
                 problems.append(f"stable release {one.release}: {one.answers}")
     return Status(_operation(state), tuple(releases), tuple(problems))
+
+
+def _is_stopped(state: State) -> bool:
+    """Return whether the last operation left nothing serving; the ledger's list goes on to name what served."""
+    return state.operation is not None and state.operation.outcome == STOPPED
 
 
 def watched(rig: Rig, seen: History) -> WatchState | None:

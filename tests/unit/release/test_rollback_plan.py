@@ -87,7 +87,7 @@ def test_a_promoted_release_goes_back_to_the_newest_backup_of_another(rig: Rig) 
 def test_without_a_backup_of_another_people_are_asked_and_a_guard_stops(rig: Rig) -> None:
     deployed(rig, RELEASE)
     back_up(rig, RELEASE)
-    with pytest.raises(ReleaseError, match="there is no whole backup of another release; `--type emergency`"):
+    with pytest.raises(ReleaseError, match="of another release that was never rolled back; `--backup-timestamp N`"):
         find_target(rig, "full", None)
     assert find_target(rig, "automatic", None) == Target(RELEASE, None, None)
 

@@ -102,6 +102,18 @@ def test_a_stable_release_that_does_not_answer_is_a_problem(rig: Rig, runner: We
     assert f"PROBLEM   stable release {RELEASE}: " in now.text()
 
 
+def test_after_a_stop_nothing_is_said_to_serve(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    claim = rig.ledger.begin("rollback", {"type": "emergency", "reason": "bad", "bad": RELEASE, "env": "testing"})
+    rig.ledger.end(claim, "stopped", "bad")
+    now = status(rig)
+    assert now.problems[0].startswith(f"nothing serves: {RELEASE} was stopped; `v13 rollback --list-backups`")
+    text = now.text()
+    assert "          served, until it was stopped, BTCUSDT, ETHUSDT, SOLUSDT\n" in text
+    assert "  serves " not in text
+    assert "ended because" not in text  # which is the reason, given above
+
+
 def test_a_damaged_log_is_a_problem_and_no_crash(rig: Rig) -> None:
     deployed(rig, RELEASE)
     rig.site.event_log(RELEASE).parent.mkdir(parents=True)
