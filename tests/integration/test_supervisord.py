@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from v13.errors import ReleaseError
+from v13 import store
+from v13.errors import ReleaseError, StoreError
 from v13.release import orphans
 from v13.release.supervisor import Program, wait_until
 from v13.release.supervisord import DAEMON, Supervisord
@@ -206,6 +207,21 @@ def test_a_stop_takes_the_children_along_even_those_that_neither_listen_nor_carr
     site.stop("one")
     assert not orphans.is_alive(child)
     assert marked(home, "one") == []
+
+
+def test_a_stop_that_cannot_be_written_down_stops_and_says_so(
+    site: Supervisord, home: Path, program: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _: str) -> None:
+        raise StoreError(f"{path}: No space left on device")
+
+    site.install(program("one"))
+    site.start("one")
+    monkeypatch.setattr(store, "write_text", refuse)
+    with pytest.raises(ReleaseError, match=r"one: is stopped, and would start with the next supervisord: .*No space"):
+        site.stop("one")
+    assert marked(home, "one") == []
+    assert site.state("one").state == "stopped"
 
 
 def test_a_shorter_grace_kills_sooner(site: Supervisord, home: Path, program: Callable[..., Program]) -> None:

@@ -12,9 +12,11 @@ import signal
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from v13.errors import ReleaseError, V13Error
+from v13.release import orphans
 from v13.release.conclusion import conclude
 from v13.release.ledger import State
 from v13.release.monitoring import ensure_token
@@ -208,7 +210,7 @@ def run_guard(rig: Rig, stop: threading.Event | None = None) -> None:
         rig.say(f"guard: listens on {deploy.guard_host}:{ear.port}")
         next_s, parent = rig.clock.monotonic_s(), os.getppid()
         while not ended.is_set():
-            if os.getppid() != parent:  # its supervisor was killed: another one is wanted, and a guard of that one
+            if os.getppid() != parent or _is_orphan(rig):  # another supervisor is wanted, and a guard of that one
                 rig.say("guard: the supervisor is gone; starting it again")
                 rig.supervisor.ensure_up()
                 return
@@ -225,6 +227,16 @@ def run_guard(rig: Rig, stop: threading.Event | None = None) -> None:
                 guard.look()
             except V13Error as error:  # such as a ledger on a full disk: it must go on looking
                 rig.say(f"guard: {error}")
+
+
+def _is_orphan(rig: Rig) -> bool:
+    """Return whether a supervisord started this process and is gone, be it before anybody could ask who it was."""
+    if rig.supervisor.name != "supervisord" or orphans.PROGRAM not in os.environ:  # a person may have started it
+        return False
+    try:
+        return b"supervisord" not in Path("/proc", str(os.getppid()), "cmdline").read_bytes()
+    except OSError:  # there is no /proc: only a change of the parent tells
+        return False
 
 
 def _is_starting(state: State, release: str) -> bool:

@@ -196,7 +196,12 @@ def roll_back(
             "evidence": dict(evidence or {}),
             **target.__dict__,
         }
-        claim = rig.ledger.begin("rollback", facts, take_over=lambda now: _may_end(now, kind))
+        try:
+            claim = rig.ledger.begin("rollback", facts, take_over=lambda now: _may_end(now, kind))
+        except StoreError as error:
+            if kind != EMERGENCY:
+                raise
+            raise ReleaseError(f"{_stopped_unentered(rig, target)}; {error}; type it again when it can") from error
     stop_s = rig.clock.monotonic_s()
     if kind == EMERGENCY:  # before the lock: whoever holds it may take seconds
         rig.supervisor.ensure_up()
@@ -223,6 +228,20 @@ def roll_back(
         rows.append(("stable", {"release": target.good}))
     rig.ledger.end(claim, outcome, reason, rows)
     return RolledBack(claim.operation, outcome, target, rig.clock.monotonic_s() - began_s, problems)
+
+
+def _stopped_unentered(rig: Rig, target: Target) -> str:
+    """Stop a release though the ledger cannot take it, as on a full disk; return what came of it."""
+    problems = []
+    for name in (f"runner-{target.bad}", f"closure-{target.bad}"):
+        try:
+            rig.supervisor.stop(name, GRACE_S)
+        except V13Error as error:
+            problems.append(str(error))
+    port = rig.ledger.state().slots.get(target.bad)
+    is_silent = port is None or isinstance(runners.ask(rig.site, port), str)
+    said = f"release {target.bad} " + ("was stopped" if is_silent else f"still answers on port {port}")
+    return "; ".join([f"{said}, and nothing of it was entered", *problems])
 
 
 _Done = tuple[dict[str, Any], list[tuple[str, Any]]]

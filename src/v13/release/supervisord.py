@@ -160,11 +160,22 @@ class Supervisord:
         self._await_start(name, entry)
 
     def stop(self, name: str, grace_s: float | None = None) -> None:
-        """Return when its processes are gone, those it started too; works without a supervisord as well."""
+        """Return when its processes are gone, those it started too; works without a supervisord as well.
+
+        Raises
+        ------
+        ReleaseError
+            It does not end. Or it did, and that it shall stay down could not be written: supervisord would start it
+            when it is itself started again.
+        """
+        unwritten = None
         with self._lock():
             entry = self._entry(name)
             if entry:
-                self._want(name, False)
+                try:
+                    self._want(name, False)
+                except ReleaseError as error:  # a full disk must not keep anything running
+                    unwritten = error
         grace = float(entry.stop_s if entry else ANSWER_S)
         grace = grace if grace_s is None else min(grace, grace_s)
         pid = self.state(name).pid
@@ -178,6 +189,8 @@ class Supervisord:
             time.sleep(LOOK_S)
         orphans.end_all(self._home, max(0.0, kill_s - time.monotonic()), name)
         orphans.end(members, 0)
+        if unwritten is not None:
+            raise ReleaseError(f"{name}: is stopped, and would start with the next supervisord: {unwritten}")
 
     def remove(self, name: str) -> None:
         """Stop it and forget it; unknown is fine."""

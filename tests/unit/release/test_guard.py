@@ -28,7 +28,7 @@ from tests.unit.release.small_rig import (
     with_settings,
 )
 from v13.errors import ReleaseError
-from v13.release import runners
+from v13.release import orphans, runners
 from v13.release.backup import make_backup
 from v13.release.guard import Guard, run_guard
 from v13.release.ledger import State
@@ -437,6 +437,17 @@ def test_it_listens_looks_and_ends_when_it_is_told_to(site: Site, web: FakeProme
     assert said[0] == f"guard: listens on 127.0.0.1:{port}"
     assert not [line for line in said if token in line]
     assert blocked_rollback(canary) == "rollback"
+
+
+def test_a_guard_whose_supervisord_died_while_it_started_starts_another_and_ends(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig(with_settings(site, guard_port=free_port()))
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.name = "supervisord"
+    monkeypatch.setenv(orphans.PROGRAM, "guard")  # as supervisord marks it; what started this test is none
+    run_guard(rig, threading.Event())
+    assert supervisor.told == ["ensure_up"]
 
 
 def test_a_taken_port_ends_it_at_once(site: Site, web: FakePrometheus) -> None:

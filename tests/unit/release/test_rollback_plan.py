@@ -20,11 +20,11 @@ from tests.unit.release.small_rig import (
     unprotect,
 )
 from v13 import store
-from v13.errors import ReleaseError
+from v13.errors import ReleaseError, StoreError
 from v13.release import runners
 from v13.release.backup import list_backups, make_backup
 from v13.release.build import build_release
-from v13.release.ledger import Operation, SupersededError
+from v13.release.ledger import DeployLedger, Operation, SupersededError
 from v13.release.rig import Rig
 from v13.release.rollback import Kind, Target, _may_end, find_target, plan, roll_back, withdraw
 from v13.release.runners import Answer
@@ -324,3 +324,24 @@ def test_a_rollback_stops_where_the_port_of_what_it_stopped_answers_still(
     monkeypatch.setattr(runners, "ask", lambda *_: Answer(True, "", "1-x", 9, 3))
     with pytest.raises(ReleaseError, match=r"still answers after .* was stopped; find out who holds it"):
         roll_back(rig, kind="full", reason="")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_full_disk_only_an_emergency_stops_what_is_bad_and_says_that_nothing_was_entered(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("ledger: database or disk is full; nothing was entered")
+
+    back_up(rig, OLD)
+    deployed(rig, RELEASE)
+    monkeypatch.setattr(DeployLedger, "begin", refuse)
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    error = ReleaseError if kind == "emergency" else StoreError
+    with pytest.raises(error, match="disk is full") as refused:
+        roll_back(rig, kind=kind, reason="")
+    if kind == "emergency":
+        assert f"release {RELEASE} was stopped, and nothing of it was entered" in str(refused.value)
+        assert supervisor.told == [f"stop runner-{RELEASE} 1", f"stop closure-{RELEASE} 1"]
+    else:
+        assert supervisor.told == []
