@@ -228,7 +228,7 @@ def _live_settings(at: Addresses) -> dict[str, Any]:
             "observe_most_s": 60.0,
             "look_every_s": 1.0,
             "time_scale": 1.0 / SCALE,
-            "ready_s": 180.0,
+            "ready_s": 60.0,
             "supervisor": "supervisord",
             "prometheus": f"http://127.0.0.1:{at.prometheus}",
             "prometheus_dir": MONITORING,
