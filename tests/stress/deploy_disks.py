@@ -13,7 +13,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +24,17 @@ from tests.stress.deploy_operator import Operator
 from tests.stress.deploy_shadow import Judged, Shadow, judge, shadow_of
 from tests.stress.deploy_watch import ROLLBACK, Ledger, is_alive, said_and_untrue
 from v13.errors import V13Error
-from v13.release.deploy import plan
+from v13.release.deploy import deploy, plan
 from v13.release.rig import Rig
+from v13.release.rollback import find_target
 
 __all__ = ["Disk", "run"]
 
 TMPFS_MB: Final = 600
 MINUTES: Final = 60
 FAULT_S: Final = 6.0
-STEP_S: Final = 240.0  # all checks take two minutes on a very busy machine
+PER_STAGE: Final = 12  # operations; a stage has so much of a market and of a disk
+STEP_S: Final = 400.0  # all checks take two minutes on a very busy machine
 CHUNK: Final = 1 << 26
 PAGE: Final = 4_096
 POLL_S: Final = 0.01
@@ -82,25 +84,57 @@ def run(most: int, seed: int, folder: Path) -> bool:
 
 
 def _rounds(most: int, seed: int, root: Path) -> Iterator[Disk]:
-    with ExitStack() as stack:
-        stack.enter_context(_small_disk(root / "deploy"))
-        rig = stack.enter_context(stage(root, minutes=MINUTES, observe_s=2.0, min_free_mb=1, ready_s=240.0))
-        with _read_only(rig.site.home):
-            said = ran(rig, "deploy", "run", "--reason", "read-only")
-        first = Disk(0, "read-only", "none", said=f"exit code {said.returncode}")
-        if said.returncode in (0, 4) or "ead-only" not in said.stderr:
-            first.judged.wrong.append(f"expected a refusal that names the disk: {said.stderr[-300:]}")
-        yield first
-        shadow = stack.enter_context(shadow_of(rig, settled(rig)))
-        faults: dict[str, Fault] = {"full": _full, "read-only": _read_only}
-        order = [(kind, step, fault) for kind, steps in (("deploy", plan(rig)), ("rollback", ROLLBACK))
-                 for step in steps for fault in faults]  # fmt: skip
-        for number, (kind, step, fault) in enumerate(random.Random(seed).sample(order, most) if most else order, 1):
-            one = _round(rig, shadow, Disk(number, fault, step, kind), faults[fault])
-            yield one
-            if one.judged.wrong:  # whatever comes after would be judged by what is left of this
-                print("no further steps were tried: things are not as they must be", flush=True)
-                return
+    faults: dict[str, Fault] = {"full": _full, "read-only": _read_only}
+    left: dict[str, list[tuple[str, str]]] | None = None
+    n_stages = n_done = 0
+    while left is None or any(left.values()):
+        n_stages += 1
+        with ExitStack() as stack:
+            at = root / f"stage{n_stages}"
+            stack.enter_context(_small_disk(at / "deploy"))
+            rig = stack.enter_context(stage(at, minutes=MINUTES, observe_s=2.0, min_free_mb=1, ready_s=240.0))
+            if left is None:
+                yield _refused(rig)
+                left = _order(plan(rig), faults, most, seed)
+            shadow = stack.enter_context(shadow_of(rig, settled(rig)))
+            for _ in range(PER_STAGE):
+                kind = "rollback" if left["rollback"] and (_can_go_back(rig) or not left["deploy"]) else "deploy"
+                if not left[kind]:
+                    break
+                if kind == "rollback" and not _can_go_back(rig):
+                    assert deploy(rig, "something to go back from").outcome == "completed"
+                step, fault = left[kind].pop(0)
+                n_done += 1
+                one = _round(rig, shadow, Disk(n_done, fault, step, kind), faults[fault])
+                yield one
+                if one.judged.wrong:  # whatever comes after would be judged by what is left of this
+                    print("no further steps were tried: things are not as they must be", flush=True)
+                    return
+
+
+def _order(steps: list[str], faults: Iterable[str], most: int, seed: int) -> dict[str, list[tuple[str, str]]]:
+    """Return what is still to be done, by the kind of operation."""
+    pairs = [(kind, step, fault) for kind, among in (("deploy", steps), ("rollback", ROLLBACK))
+             for step in among for fault in faults]  # fmt: skip
+    drawn = random.Random(seed).sample(pairs, most or len(pairs))
+    return {kind: [pair[1:] for pair in drawn if pair[0] == kind] for kind in ("deploy", "rollback")}
+
+
+def _refused(rig: Rig) -> Disk:
+    """Try to begin a deploy where nothing can be written."""
+    with _read_only(rig.site.home):
+        said = ran(rig, "deploy", "run", "--reason", "read-only")
+    one = Disk(0, "read-only", "none", said=f"exit code {said.returncode}")
+    if said.returncode in (0, 4) or "ead-only" not in said.stderr:
+        one.judged.wrong.append(f"expected a refusal that names the disk: {said.stderr[-300:]}")
+    return one
+
+
+def _can_go_back(rig: Rig) -> bool:
+    with suppress(V13Error):
+        find_target(rig, "full", None)
+        return True
+    return False
 
 
 def _round(rig: Rig, shadow: Shadow, one: Disk, fault: Fault) -> Disk:

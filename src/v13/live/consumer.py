@@ -25,9 +25,9 @@ from v13.live.exchange_clock import ExchangeClock
 from v13.live.inbox import Arrival, Inbox
 from v13.live.lane import Lane
 from v13.live.session import Session
+from v13.market.frames import FrameReader
 from v13.market.intake import QUOTE, TRADE
 from v13.market.wire import Stream, Trade, decode_quote, decode_trade
-from v13.market.wire_kernel import FrameReader
 from v13.telemetry import Metrics
 
 __all__ = ["Consumer", "Feed"]

@@ -33,7 +33,7 @@ from v13.live.reload import ExtraFile, Reloader
 from v13.live.reload_parts import LiveParts, Parts
 from v13.live.replay import play
 from v13.live.session import KEPT_TIMES, Session, keep_bars
-from v13.market import QualityPolicy, ReadPolicy, wire_kernel
+from v13.market import QualityPolicy, ReadPolicy, frames
 from v13.market import intake as intakes
 from v13.market.intake import Intake
 from v13.market.playback import Playback, open_playback
@@ -183,7 +183,7 @@ async def _run(root: Path, load: Callable[[], Loaded], replay: Replay | None, sa
             asyncio.create_task(reloader.run(), name="the reload"),
         )
         intakes.preload()
-        wire_kernel.preload()
+        frames.preload()
         gc.collect()
         gc.freeze()  # what is there by now stays: to look through it again would hold up the feed for 0.2 s
         worker = asyncio.create_task(work, name="the feed")

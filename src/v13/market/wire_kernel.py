@@ -1,4 +1,4 @@
-"""Many combined-stream frames in one compiled pass: `v13.market.wire` for when messages come in hundreds.
+"""The compiled pass behind `v13.market.frames`: combined-stream frames in plain form, read and laid out by symbol.
 
 It reads the plainest form only, the one Binance sends: ASCII, no escapes, plain decimals, no blanks but behind a value.
 Of anything else it says that it does not read it, and `wire` decides what it is. So it must never read what `wire`
@@ -8,25 +8,18 @@ would refuse, nor give another value: a decimal of at most 2**53 over a power of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from v13.market.formats import FIRST_MS, LAST_MS
-from v13.market.intake import QUOTE, TRADE
-
-__all__ = ["FrameReader", "Frames", "Group", "preload"]
+__all__ = ["NOT_READ", "N_FIELDS", "enter_names", "lay_out", "read_frames"]
 
 NOT_READ: Final = -1
-_NAME_BYTES: Final = 32
-_N_FIELDS: Final = 10  # of a `Group`
+N_FIELDS: Final = 10  # of a `v13.market.frames.Group`
 _MOST_DIGITS: Final = 18
 _EXACT: Final = 1 << 53
 _TENS: Final = np.array([10.0**k for k in range(23)])
-_SPAN: Final = (FIRST_MS, LAST_MS)  # an argument: compiled code would not see a change of another file
 _NO_TIME: Final = np.iinfo(np.int64).max
 
 _HEAD: Final = np.frombuffer(b'{"stream":"', np.uint8)
@@ -40,148 +33,6 @@ _FALSE: Final = np.frombuffer(b"false", np.uint8)
 _NULL: Final = np.frombuffer(b"null", np.uint8)
 
 
-class Group(NamedTuple):
-    """The messages of one symbol and kind among many, in the order in which they came.
-
-    Attributes
-    ----------
-    symbol : int
-        Its place among the reader's symbols.
-    is_quote : int
-    first, n : int
-        Its rows among the records of its kind.
-    first_ms, last_ms : int, epoch ms
-        The least and the greatest time.
-    first_id, last_id : int
-        Of the first and the last message.
-    in_order : int
-        Whether each id is the one before plus one.
-    lag_ms : int
-        From the exchange's time of the last message to its receipt; 0 where it has none.
-    """
-
-    symbol: int
-    is_quote: int
-    first: int
-    n: int
-    first_ms: int
-    last_ms: int
-    first_id: int
-    last_id: int
-    in_order: int
-    lag_ms: int
-
-
-class Frames(NamedTuple):
-    """What was read.
-
-    Attributes
-    ----------
-    groups : list of Group
-    trades, quotes : (n,) TRADE, (m,) QUOTE
-        Group by group; the reader's own, until it reads again.
-    packed : (memoryview, memoryview)
-        The bytes of `trades` and `quotes`.
-    trade_at, quote_at : (n,) int64, (m,) int64
-        Which message each row was.
-    lags_ms : (k,) int64
-        Receipt minus the exchange's time, of the messages that have one.
-    """
-
-    groups: list[Group]
-    trades: NDArray[Any]
-    quotes: NDArray[Any]
-    packed: tuple[memoryview, memoryview]
-    trade_at: NDArray[np.int64]
-    quote_at: NDArray[np.int64]
-    lags_ms: NDArray[np.int64]
-
-
-class FrameReader:
-    """Reads frames of some symbols.
-
-    Parameters
-    ----------
-    symbols : sequence of str
-        Those not of plain ASCII letters and digits, or of more than 32, are not read here.
-    most : int, >= 1
-        Frames at a time.
-    has_exchange_time : bool
-        False: rows bear the time of receipt, as a feed has it whose quotes carry none.
-    """
-
-    def __init__(self, symbols: Sequence[str], most: int, *, has_exchange_time: bool) -> None:
-        plain = [s if s.isascii() and s.isalnum() and len(s) <= _NAME_BYTES else "" for s in symbols]
-        self._names = np.zeros((max(len(plain), 1), _NAME_BYTES), np.uint8)
-        for row, name in zip(self._names, plain, strict=False):
-            row[: len(name)] = np.frombuffer(name.encode(), np.uint8)
-        self._lengths = np.array([len(name) for name in plain] or [0], np.int64)
-        self._table = np.full(4 << max(len(plain), 1).bit_length(), -1, np.int64)
-        _enter_names(self._names, self._lengths, self._table)
-        self._has_exchange_time = has_exchange_time
-        self._most = most
-        self._keys = np.empty((4, most), np.int64)  # lane, time, id, exchange's time
-        self._values = np.empty((4, most))
-        self._trades, self._quotes = np.empty(most, TRADE), np.empty(most, QUOTE)
-        self._packed = self._trades.view(np.uint8).data, self._quotes.view(np.uint8).data
-        self._at = np.empty((2, most), np.int64)
-        self._lags = np.empty(most, np.int64)
-        self._counts = np.zeros(2 * self._lengths.size, np.int64)
-        self._groups = np.empty((min(most, self._counts.size), _N_FIELDS), np.int64)
-        self._sizes = np.empty(3, np.int64)
-
-    def read(self, raws: Sequence[bytes], recv_ms: Sequence[int]) -> Frames | None:
-        """Read frames.
-
-        Parameters
-        ----------
-        raws : sequence of bytes
-            At most `most`.
-        recv_ms : sequence of int, epoch ms
-            When each was received.
-
-        Returns
-        -------
-        Frames or None
-            None where one of them is not read here: of another symbol, malformed, or merely unusual.
-        """
-        n_groups = _read_all(
-            np.frombuffer(b"\n".join(raws) + b"\n", np.uint8),
-            np.array(recv_ms, np.int64),
-            self._has_exchange_time,
-            _SPAN,
-            self._names,
-            self._lengths,
-            self._table,
-            self._keys,
-            self._values,
-            self._trades,
-            self._quotes,
-            self._at,
-            self._lags,
-            self._counts,
-            self._groups,
-            self._sizes,
-        )
-        if n_groups == NOT_READ:
-            return None
-        n_trades, n_quotes, n_lags = self._sizes.tolist()
-        return Frames(
-            list(map(Group._make, self._groups[:n_groups].tolist())),
-            self._trades[:n_trades],
-            self._quotes[:n_quotes],
-            self._packed,
-            self._at[0, :n_trades],
-            self._at[1, :n_quotes],
-            self._lags[:n_lags],
-        )
-
-
-def preload() -> None:
-    """Load the compiled pass, so that the first messages do not wait for it."""
-    FrameReader(["X"], 1, has_exchange_time=True).read([b"{}"], [0])
-
-
 @njit(cache=True)
 def _hash(data, first, last):
     h = np.uint64(14695981039346656037)  # FNV-1a
@@ -191,7 +42,8 @@ def _hash(data, first, last):
 
 
 @njit(cache=True)
-def _enter_names(names, lengths, table):
+def enter_names(names, lengths, table):
+    """Enter the names into the open-addressed `table`, a power of two of -1 and larger than there are names."""
     for k in range(lengths.size):
         if lengths[k] > 0:
             at = _hash(names[k], 0, lengths[k]) & (table.size - 1)
@@ -420,48 +272,68 @@ def _read_one(data, at, i, span, names, lengths, table, keys, values):
             ts_ms = 0
     if not (span[0] <= ts_ms < span[1]) and not (is_quote == 1 and ts_ms == 0):
         return NOT_READ
-    keys[0, i], keys[2, i], keys[3, i] = 2 * symbol + is_quote, number, ts_ms
+    keys[0, i], keys[1, i], keys[2, i] = 2 * symbol + is_quote, number, ts_ms
     return at + _TAIL.size
 
 
 @njit(cache=True, nogil=True)
-def _read_all(
-    data,
-    recv_ms,
-    has_exchange_time,
-    span,
-    names,
-    lengths,
-    table,
-    keys,
-    values,
-    trades,
-    quotes,
-    rows_at,
-    lags,
-    counts,
-    groups,
-    sizes,
-):
-    """Read all frames, then lay them group by group; return how many groups, or NOT_READ."""
-    n = recv_ms.size
-    if n > keys.shape[1]:
+def read_frames(data, recv_ms, span, names, lengths, table, keys, values):
+    """Read the frames in `data`, a line each, into the columns of keys and values; return how many, or NOT_READ.
+
+    Parameters
+    ----------
+    data : (bytes,) uint8
+    recv_ms : (n,) int64, epoch ms
+    span : (int, int), epoch ms
+        An argument: compiled code would not see a change of the other file.
+    names, lengths, table : (k, bytes) uint8, (k,) int64, (slots,) int64
+        Of `enter_names`.
+    keys : (3, most) int64
+        Out: 2 * symbol + is_quote, id, the exchange's time (0: none).
+    values : (4, most) float64
+        Out: px, qty, sign of a trade; bid, bid_qty, ask, ask_qty of a quote.
+    """
+    if recv_ms.size > keys.shape[1]:
         return NOT_READ
     at = 0
-    n_lags = 0
-    for i in range(n):
+    for i in range(recv_ms.size):
         at = _read_one(data, at, i, span, names, lengths, table, keys, values)
         if at < 0:
             return NOT_READ
-        if keys[3, i] > 0:
-            lags[n_lags] = recv_ms[i] - keys[3, i]
-            n_lags += 1
-        keys[1, i] = keys[3, i] if has_exchange_time else recv_ms[i]
-    if at != data.size:
-        return NOT_READ
+    return recv_ms.size if at == data.size else NOT_READ
+
+
+@njit(cache=True, nogil=True)
+def lay_out(recv_ms, has_exchange_time, keys, values, trades, quotes, rows_at, lags, counts, groups, sizes):
+    """Lay out group by group what `read_frames` read; return how many groups.
+
+    Parameters
+    ----------
+    recv_ms, keys, values
+        As there.
+    has_exchange_time : bool
+        Which time a row bears: the exchange's, or that of its receipt.
+    trades, quotes : (most,) TRADE, (most,) QUOTE
+        Out.
+    rows_at : (2, most) int64
+        Out: which message each row of trades, of quotes was.
+    lags : (most,) int64
+        Out: receipt minus the exchange's time, of those that have one.
+    counts : (2 * symbols,) int64
+        Room for work.
+    groups : (most, N_FIELDS) int64
+        Out: fields of `Group`.
+    sizes : (3,) int64
+        Out: how many trades, quotes, lags.
+    """
+    n = recv_ms.size
     counts[:] = 0
+    n_lags = 0
     for i in range(n):
         counts[keys[0, i]] += 1
+        if keys[2, i] > 0:
+            lags[n_lags] = recv_ms[i] - keys[2, i]
+            n_lags += 1
     n_groups = n_trades = n_quotes = 0
     for lane in range(counts.size):
         size = counts[lane]
@@ -482,7 +354,8 @@ def _read_all(
     for i in range(n):
         g = groups[counts[keys[0, i]]]
         row = g[2] + g[3]
-        ts, number = keys[1, i], keys[2, i]
+        number, exchange_ms = keys[1, i], keys[2, i]
+        ts = exchange_ms if has_exchange_time else recv_ms[i]
         if g[3] == 0:
             g[6] = number
         elif number != g[7] + 1:
@@ -491,7 +364,7 @@ def _read_all(
         g[4] = min(g[4], ts)
         g[5] = max(g[5], ts)
         g[7] = number
-        g[9] = recv_ms[i] - keys[3, i] if keys[3, i] > 0 else 0
+        g[9] = recv_ms[i] - exchange_ms if exchange_ms > 0 else 0
         rows_at[g[1], row] = i
         if g[1] == 0:
             t = trades[row]

@@ -18,8 +18,8 @@ from v13.live import consumer
 from v13.live.consumer import HOLD_S, RETRY_S, Consumer
 from v13.live.inbox import Inbox
 from v13.live.session import Session
+from v13.market.frames import FrameReader
 from v13.market.intake import Intake
-from v13.market.wire_kernel import FrameReader
 from v13.store.event_schema import Batch, Committed
 from v13.telemetry import Metrics
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.exchange.recordings import quotes_trades, raw_ws
 from v13.errors import DataError
-from v13.market import wire
-from v13.market.wire_kernel import FrameReader, Frames
+from v13.market import frames, wire
+from v13.market.frames import FrameReader, Frames
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "1000PEPEUSDT", "币安人生USDT", "X" * 40)
 RECV_MS = 1_723_161_256_400
@@ -205,3 +205,11 @@ def test_a_decimal_is_the_float_of_its_digits(digits: int, n_behind: int) -> Non
         assert found.trades["px"][0] == float(text)
     elif digits < 1 << 53 and n_behind <= 22:
         raise AssertionError(f"not read: {text}")
+
+
+def test_preloading_goes_through_the_whole_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[int] = []
+    compiled = frames.lay_out
+    monkeypatch.setattr(frames, "lay_out", lambda *those: laid_out.append(compiled(*those)) or laid_out[-1])
+    frames.preload()
+    assert laid_out == [1]
