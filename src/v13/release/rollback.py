@@ -21,7 +21,7 @@ from v13.release.ledger import Claim, Operation, State
 from v13.release.monitoring import show_targets
 from v13.release.rig import Rig, wait_until
 from v13.release.supervisor import kept_up
-from v13.release.verification import after_rollback
+from v13.release.verification import after_rollback, settle
 from v13.release.workers import is_alive
 
 __all__ = ["RolledBack", "Target", "find_target", "plan", "roll_back", "withdraw"]
@@ -69,7 +69,7 @@ class RolledBack:
         rolled_back, or stopped where nothing serves any more.
     target : Target
     seconds : float
-        Until it was verified.
+        Until it served with its own configuration; what it took to be fed and scraped as well is not counted.
     problems : tuple of str
         What the verification afterwards did not find as it should be.
     """
@@ -207,6 +207,7 @@ def roll_back(
         rig.supervisor.ensure_up()
         runners.stop(rig, target.bad, GRACE_S)
     stop_s = rig.clock.monotonic_s() - stop_s
+    settle_s = 0.0
     for step, act in _STEPS.items():
         operation = _operation(rig, claim)
         if step in operation.done:
@@ -215,6 +216,7 @@ def roll_back(
         found, rows = act(rig, claim, target, kind)
         if step == "stop":
             found["seconds"] = round(found["seconds"] + stop_s, 3)
+        settle_s = found.get("settle_seconds", 0.0)
         rig.ledger.done(claim, step, found, rows)
     done = _operation(rig, claim).done
     problems = tuple(done["verify"]["problems"])
@@ -227,7 +229,7 @@ def roll_back(
     if target.good is not None and target.good != state.stable:
         rows.append(("stable", {"release": target.good}))
     rig.ledger.end(claim, outcome, reason, rows)
-    return RolledBack(claim.operation, outcome, target, rig.clock.monotonic_s() - began_s, problems)
+    return RolledBack(claim.operation, outcome, target, rig.clock.monotonic_s() - began_s - settle_s, problems)
 
 
 def _stopped_unentered(rig: Rig, target: Target) -> str:
@@ -320,10 +322,12 @@ def _verify(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noq
         show_targets(rig, {target.good: port})  # not before it answers: it would count as away
         store.point(rig.site.current, rig.site.release(target.good))
         unguarded = runners.keep_guard(rig)
+    settle_s = settle(rig, claim, port, rig.site.config.deploy.rollback_s - spent_s)
     facts = after_rollback(rig, target.good, port)
     if unguarded:
         facts["problems"].append(f"guard: {unguarded}")
-    return {"release": target.good, "port": port, "seconds": round(spent_s, 3), **facts}, []
+    spent = {"seconds": round(spent_s, 3), "settle_seconds": round(settle_s, 3)}
+    return {"release": target.good, "port": port, **spent, **facts}, []
 
 
 _STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {

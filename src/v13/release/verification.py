@@ -1,23 +1,25 @@
 """What the guide wants seen after a rollback: stable state, key figures, no errors in the log, monitoring.
 
-It judges and changes nothing; what cannot be seen yet is said, not passed.
+It judges and changes nothing; what cannot be seen yet is waited for a little, and then said, not passed.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from v13.errors import V13Error
+from v13.errors import ReleaseError, V13Error
 from v13.release import runners
+from v13.release.ledger import Claim, SupersededError
 from v13.release.monitoring_files import instance
 from v13.release.observe import Observer
-from v13.release.rig import Rig
+from v13.release.rig import Rig, wait_until
 from v13.telemetry.prometheus import Prometheus
 from v13.telemetry.slo import load_slo
 
-__all__ = ["after_rollback"]
+__all__ = ["after_rollback", "settle"]
 
 LOG_BYTES: Final = 200_000  # of the end of the runner's log
+_NOT_YET: Final = "Prometheus does not scrape it yet"
 BAD_WORDS: Final = (" ERROR ", " CRITICAL ", "Traceback (most recent call last)")
 
 
@@ -33,8 +35,7 @@ def after_rollback(rig: Rig, release: str, port: int) -> dict[str, Any]:
         Of its exporter.
     """
     problems: list[str] = []
-    answer = runners.ask(rig.site, port)
-    stable = "ready" if not isinstance(answer, str) and answer.ready else str(getattr(answer, "reason", answer))
+    stable = _system(rig, port)
     if stable != "ready":
         problems.append(f"system: not ready yet: {stable}")
     figures = _figures(rig, release, port, problems)
@@ -51,6 +52,46 @@ def after_rollback(rig: Rig, release: str, port: int) -> dict[str, Any]:
         "monitoring": monitored,
         "problems": problems,
     }
+
+
+def settle(rig: Rig, claim: Claim, port: int, most_s: float) -> float:
+    """Give a release that was just started the seconds it takes to be fed and scraped; return how many it took.
+
+    Parameters
+    ----------
+    rig : Rig
+    claim : Claim
+    port : int
+        Of its exporter.
+    most_s : float, s
+        Where it is not so by then, `after_rollback` remarks on it.
+
+    Raises
+    ------
+    SupersededError
+        Somebody took over.
+    """
+    began_s = rig.clock.monotonic_s()
+
+    def missing() -> str:
+        is_scraped = _monitored(rig, port) != _NOT_YET  # or it cannot be: a Prometheus that is away is not waited for
+        system = _system(rig, port)
+        return system if system != "ready" else "" if is_scraped else _NOT_YET
+
+    try:
+        wait_until(rig, claim, most_s, f"port {port} settles", missing)
+    except SupersededError:
+        raise
+    except ReleaseError as error:
+        rig.say(str(error))
+    return rig.clock.monotonic_s() - began_s
+
+
+def _system(rig: Rig, port: int) -> str:
+    answer = runners.ask(rig.site, port)
+    if isinstance(answer, str):
+        return answer
+    return "ready" if answer.ready else answer.reason
 
 
 def _figures(rig: Rig, release: str, port: int, problems: list[str]) -> Any:
@@ -102,4 +143,4 @@ def _monitored(rig: Rig, port: int) -> str:
             )
     except V13Error as error:
         return str(error)
-    return "scraped" if found and float(found[0].values[-1]) == 1.0 else "Prometheus does not scrape it yet"
+    return "scraped" if found and float(found[0].values[-1]) == 1.0 else _NOT_YET

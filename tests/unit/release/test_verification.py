@@ -1,0 +1,119 @@
+"""What is looked at after a rollback, and how long is waited for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from tests.unit.release.small_rig import (
+    OLD,
+    RELEASE,
+    FakePrometheus,
+    SmallClock,
+    SmallSupervisor,
+    deployed,
+    make_rig,
+    served,
+    with_settings,
+)
+from v13.release import runners
+from v13.release.ledger import SupersededError
+from v13.release.rig import Rig
+from v13.release.rollback import roll_back
+from v13.release.runners import Answer
+from v13.release.site import Site
+from v13.release.verification import settle
+
+FED, NOT_FED = Answer(True, "", "1-x", 9, 3), Answer(False, "not fed: ETHUSDT", "1-x", 9, 3)
+
+
+@dataclass
+class Scene:
+    """A release that serves again; `ready_s` and `scraped_s` are when, on the clock of the rig."""
+
+    rig: Rig
+    web: FakePrometheus
+    port: int
+    ready_s: float = 0.0
+    scraped_s: float = 0.0
+
+    def at(self) -> float:
+        return self.rig.clock.monotonic_s() - 100.0
+
+    def look(self) -> None:
+        """Be what one is at this time."""
+        up = {"up": float(self.at() >= self.scraped_s)}
+        self.web.values = {f"127.0.0.1:{self.port}": up}
+
+    def ask(self, _: Site, port: int) -> Answer | str:
+        if port != self.port:
+            return f"port {port}: nobody there"
+        return FED if self.at() >= self.ready_s else NOT_FED
+
+
+@pytest.fixture
+def scene(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with served(FakePrometheus()) as web:
+        rig = make_rig(with_settings(site, prometheus=web.url, rollback_s=12.0), [])
+        found = Scene(rig, cast(FakePrometheus, web), rig.site.config.deploy.ports[0])
+        cast(SmallClock, rig.clock).on_sleep = found.look
+        monkeypatch.setattr(runners, "ask", found.ask)
+        monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+        deployed(rig, OLD, RELEASE)
+        cast(SmallSupervisor, rig.supervisor).at |= {f"runner-{OLD}": "running", f"runner-{RELEASE}": "stopped"}
+        runners.write_overlay(rig.site, OLD, found.port, rig.site.symbols, None)
+        found.look()
+        yield found
+
+
+def rolled_back(scene: Scene) -> tuple[float, tuple[str, ...]]:
+    done = roll_back(scene.rig, kind="full", reason="a test")
+    assert done.outcome == "rolled_back"
+    return done.seconds, done.problems
+
+
+def test_a_release_that_is_fed_and_scraped_a_little_later_is_waited_for_and_its_time_is_when_it_served(
+    scene: Scene,
+) -> None:
+    scene.ready_s, scene.scraped_s = 4.0, 9.0
+    seconds, problems = rolled_back(scene)
+    assert seconds < 1.0
+    assert 9.0 <= scene.at() < 10.0
+    assert [p.partition(":")[0] for p in problems] == ["key figures"]  # the fake knows of none
+    operation = scene.rig.ledger.state().operation
+    assert operation is not None
+    assert operation.done["verify"]["settle_seconds"] >= 9.0
+
+
+def test_what_does_not_come_within_the_time_of_a_rollback_is_a_remark(scene: Scene) -> None:
+    scene.ready_s, scene.scraped_s = 500.0, 500.0
+    limit_s = scene.rig.site.config.deploy.rollback_s
+    _, problems = rolled_back(scene)
+    assert limit_s <= scene.at() < limit_s + 2.0
+    assert "system: not ready yet: not fed: ETHUSDT" in problems
+    assert "monitoring: Prometheus does not scrape it yet" in problems
+
+
+def test_a_prometheus_that_is_away_is_not_waited_for(scene: Scene) -> None:
+    scene.web.answer = lambda *_: (503, "away")
+    _, problems = rolled_back(scene)
+    assert scene.at() < 1.0
+    assert any("503" in p for p in problems if p.startswith("monitoring"))
+
+
+def test_who_was_superseded_waits_no_longer(scene: Scene) -> None:
+    claim = scene.rig.ledger.begin("rollback", {"bad": RELEASE, "good": OLD}, take_over=lambda _: True)
+    scene.scraped_s = 500.0
+    scene.look()
+    clock = cast(SmallClock, scene.rig.clock)
+
+    def take_over() -> None:
+        scene.rig.ledger.take(claim.operation)
+
+    clock.on_sleep = take_over
+    with pytest.raises(SupersededError):
+        settle(scene.rig, claim, scene.port, 60.0)
+    assert scene.at() < 2.0
