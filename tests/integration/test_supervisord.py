@@ -22,7 +22,7 @@ import pytest
 from v13 import store
 from v13.errors import ReleaseError, StoreError
 from v13.release import orphans
-from v13.release.supervisor import Program, wait_until
+from v13.release.supervisor import Program, kept_up, wait_until
 from v13.release.supervisord import DAEMON, Supervisord
 
 WAIT_S = 120.0
@@ -270,6 +270,28 @@ def test_without_a_supervisord_a_stop_ends_the_orphan_and_it_stays_down(
     assert marked(home, "one") == []
     site.ensure_up()
     assert site.state("one").state == "stopped"
+
+
+def test_one_that_is_killed_the_moment_it_is_there_is_started_again(
+    home: Path, program: Callable[..., Program]
+) -> None:
+    site = Supervisord(home)
+    site.install(program("one"))
+    killed: list[int] = []
+
+    def kill() -> None:
+        assert wait_until(lambda: bool(orphans.find(home, DAEMON)), WAIT_S)
+        for process in orphans.find(home, DAEMON):
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process.pid)
+
+    with ThreadPoolExecutor(1) as pool:
+        killer = pool.submit(kill)
+        kept_up(site, lambda: site.start("one"))
+        killer.result()
+    assert killed
+    assert site.state("one").state == "running"
+    site.shut_down()
 
 
 def test_two_at_once_start_one(home: Path) -> None:

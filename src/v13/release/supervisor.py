@@ -160,8 +160,8 @@ def kept_up(supervisor: Supervisor, act: Callable[[], Result]) -> Result:
         From `act`, or it cannot be started.
     """
     for _ in range(TRIES - 1):
-        supervisor.ensure_up()
         with suppress(SupervisorGoneError):
+            supervisor.ensure_up()
             return act()
     supervisor.ensure_up()
     return act()

@@ -279,10 +279,13 @@ class Supervisord:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ReleaseError(f"supervisord: cannot be started: {error}") from error
+        if done.returncode < 0:
+            raise SupervisorGoneError(f"supervisord: ended by signal {-done.returncode} while it started")
         if done.returncode:
             raise ReleaseError(f"supervisord: refused to start:\n{(done.stderr or done.stdout).strip()[-2000:]}")
         if not self._answers():
-            raise ReleaseError(f"supervisord: started and does not answer; {last_lines(itself.log)}")
+            said = f"supervisord: started and does not answer; {last_lines(itself.log)}"
+            raise ReleaseError(said) if self._daemon() else SupervisorGoneError(said)
 
     def _reload(self, name: str) -> None:
         """Have the daemon forget what it knows of a program that is down, and read it anew."""

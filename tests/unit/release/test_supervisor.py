@@ -91,11 +91,20 @@ def test_waiting_ends_with_the_condition_or_with_the_time() -> None:
 
 
 class Killed(SmallSupervisor):
-    """It goes away under the first starts, as one that is killed does, and comes back with `ensure_up`."""
+    """It goes away under the first starts, as one that is killed does, and comes back with `ensure_up`.
 
-    def __init__(self, n_deaths: int) -> None:
+    Or while it comes up itself, `n_early` times.
+    """
+
+    def __init__(self, n_deaths: int, n_early: int = 0) -> None:
         super().__init__()
-        self.n_deaths = n_deaths
+        self.n_deaths, self.n_early = n_deaths, n_early
+
+    def ensure_up(self) -> None:
+        super().ensure_up()
+        if self.n_early:
+            self.n_early -= 1
+            raise SupervisorGoneError("it was killed while it came up")
 
     def start(self, name: str) -> None:
         super().start(name)
@@ -108,6 +117,12 @@ def test_what_a_supervisor_was_killed_under_is_done_again_with_another_one() -> 
     killed = Killed(2)
     kept_up(killed, lambda: killed.start("one"))
     assert killed.told == ["ensure_up", "start one"] * 3
+
+
+def test_a_supervisor_that_is_killed_while_it_comes_up_is_had_come_up_again() -> None:
+    killed = Killed(0, n_early=2)
+    kept_up(killed, lambda: killed.start("one"))
+    assert killed.told == ["ensure_up"] * 3 + ["start one"]
 
 
 def test_a_supervisor_that_goes_away_each_time_is_an_error() -> None:
