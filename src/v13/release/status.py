@@ -29,6 +29,7 @@ SHOWN: Final = {  # facts of a row that a line of the history tells
     **{"candidate": ("release",), "stable": ("release",), "slot": ("release", "port"), "resume": ("by",)},
 }
 LINE: Final = 118
+CUT: Final = " ..."  # the whole row: `v13 deploy history --json`
 STOPPED: Final = "stopped"  # outcome of a rollback that left nothing
 SERVING: Final = "serving"  # what a release is said to do that lacks nothing
 
@@ -196,7 +197,8 @@ def history(rows: Sequence[Row]) -> str:
             lines.append(f"{'':>5}  {'':19}  {n_looks} looks")
             n_looks = 0
         by = f" by {record['by']}" if "by" in record else ""
-        lines.append(f"{row.n:>5}  {record['utc'][:19]}  {record['kind']}{by}: {_facts(row)}"[:LINE])
+        line = f"{row.n:>5}  {record['utc'][:19]}  {record['kind']}{by}: {_facts(row)}"
+        lines.append(line if len(line) <= LINE else line[: LINE - len(CUT)] + CUT)
     if n_looks:
         lines.append(f"{'':>5}  {'':19}  {n_looks} looks")
     return "\n".join(lines) + "\n" if lines else "nothing has been deployed yet\n"

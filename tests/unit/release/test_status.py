@@ -227,6 +227,7 @@ def test_every_transition_is_a_line_and_looks_are_counted(rig: Rig) -> None:
     assert lines[-3].split() == ["3", "looks"]
     assert "alarm by guard: what guard, why blind: xxx" in lines[-2]
     assert max(map(len, lines)) == 118
+    assert [line.endswith("xx ...") for line in lines] == [line is lines[-2] for line in lines]
     assert len([line for line in lines if "look" not in line]) == len(rig.ledger.rows()) - 4
 
 
