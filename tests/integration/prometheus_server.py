@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -17,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from v13.release.ports import free_port
+
 WAIT_S = 180.0  # a crowded machine takes long; nothing waits for it in vain
 POLL_S = 0.02
 
@@ -27,11 +28,6 @@ def prometheus_binary() -> str:
     if found is None:
         pytest.skip("no Prometheus: apt-get install prometheus, or set PROMETHEUS_BIN")
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

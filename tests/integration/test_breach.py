@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPO
-from tests.integration.prometheus_server import WAIT_S, free_port, prometheus_binary, until
+from tests.integration.prometheus_server import WAIT_S, prometheus_binary, until
+from v13.release.ports import free_port
 from v13.telemetry import Health, Metrics, start_exporter
 from v13.telemetry.rules import rule_files
 from v13.telemetry.servers import ALERTMANAGER_FILE, PROMETHEUS_FILE, Exporter, server_files

@@ -36,7 +36,8 @@ from v13.release.closure_exporter import WEAKER, close_exporter
 from v13.release.closure_row import ClosureRow
 from v13.release.closure_text import conclusion, table
 from v13.release.closure_watch import ClosureExporter, watch
-from v13.release.prometheus_process import PrometheusProcess, free_port, rehearsal_config
+from v13.release.ports import free_port
+from v13.release.prometheus_process import PrometheusProcess, rehearsal_config
 from v13.release.scrapes import last_scrape_s
 from v13.store.event_log import EventLog
 from v13.telemetry import Health, Metrics, start_exporter

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.conftest import REPO
-from tests.integration.prometheus_server import free_port
 from v13.errors import ConfigError, V13Error
+from v13.release.ports import free_port
 from v13.telemetry.dashboard import UID, dashboard_json
 from v13.telemetry.grafana import Grafana
 from v13.telemetry.overview import DEPLOY_TAGS

@@ -13,9 +13,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from tests.conftest import REPO
-from tests.integration.prometheus_server import free_port, prometheus_binary, until
+from tests.integration.prometheus_server import prometheus_binary, until
 from v13.release.compare import Comparison, read_samples
 from v13.release.observe import OPERATIONAL, Look, Observer
+from v13.release.ports import free_port
 from v13.release.prometheus_process import PrometheusProcess
 from v13.telemetry import Health, Metrics, start_exporter
 from v13.telemetry.prometheus import Prometheus

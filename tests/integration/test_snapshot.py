@@ -20,10 +20,11 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from tests.conftest import REPO
-from tests.integration.prometheus_server import free_port, prometheus, until
+from tests.integration.prometheus_server import prometheus, until
 from v13.cli import snapshot as command
 from v13.detector.dtypes import CHANNELS
 from v13.errors import ConfigError, DataError, V13Error
+from v13.release.ports import free_port
 from v13.telemetry import CATALOGUE, Health, Metrics, start_exporter
 from v13.telemetry.overview import overview
 from v13.telemetry.prometheus import Prometheus

@@ -13,7 +13,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +70,14 @@ HEAD: Final = (
 )
 
 
-def run(most: int, seed: int, folder: Path) -> bool:
-    """Run `most` of all steps and faults, or all where it is 0; print the table; return whether all was well."""
+def run(most: int, seed: int, folder: Path, only: Sequence[str] = ()) -> bool:
+    """Run `most` of all steps and faults, or all where it is 0; print the table; return whether all was well.
+
+    `only`: those named like `start/full`, as where a run before was cut off.
+    """
     print(HEAD, flush=True)
     done = []
-    for one in _rounds(most, seed, folder / "disk"):
+    for one in _rounds(most, seed, folder / "disk", only):
         done.append(one)
         print(one.row(), flush=True)
     n_bad = sum(bool(one.judged.wrong) for one in done)
@@ -83,7 +86,7 @@ def run(most: int, seed: int, folder: Path) -> bool:
     return n_bad == 0 and (n_computed > 0 or most > 0)
 
 
-def _rounds(most: int, seed: int, root: Path) -> Iterator[Disk]:
+def _rounds(most: int, seed: int, root: Path, only: Sequence[str]) -> Iterator[Disk]:
     faults: dict[str, Fault] = {"full": _full, "read-only": _read_only}
     left: dict[str, list[tuple[str, str]]] | None = None
     n_stages = n_done = 0
@@ -95,7 +98,7 @@ def _rounds(most: int, seed: int, root: Path) -> Iterator[Disk]:
             rig = stack.enter_context(stage(at, minutes=MINUTES, observe_s=2.0, min_free_mb=1, ready_s=240.0))
             if left is None:
                 yield _refused(rig)
-                left = _order(plan(rig), faults, most, seed)
+                left = _order(plan(rig), faults, most, seed, only)
             shadow = stack.enter_context(shadow_of(rig, settled(rig)))
             for _ in range(PER_STAGE):
                 kind = "rollback" if left["rollback"] and (_can_go_back(rig) or not left["deploy"]) else "deploy"
@@ -112,10 +115,12 @@ def _rounds(most: int, seed: int, root: Path) -> Iterator[Disk]:
                     return
 
 
-def _order(steps: list[str], faults: Iterable[str], most: int, seed: int) -> dict[str, list[tuple[str, str]]]:
-    """Return what is still to be done, by the kind of operation."""
+def _order(
+    steps: list[str], faults: Iterable[str], most: int, seed: int, only: Sequence[str]
+) -> dict[str, list[tuple[str, str]]]:
+    """Return what is to be done, by the kind of operation."""
     pairs = [(kind, step, fault) for kind, among in (("deploy", steps), ("rollback", ROLLBACK))
-             for step in among for fault in faults]  # fmt: skip
+             for step in among for fault in faults if not only or f"{step}/{fault}" in only]  # fmt: skip
     drawn = random.Random(seed).sample(pairs, most or len(pairs))
     return {kind: [pair[1:] for pair in drawn if pair[0] == kind] for kind in ("deploy", "rollback")}
 

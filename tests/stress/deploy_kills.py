@@ -268,6 +268,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300, help="default: %(default)s")
     parser.add_argument("--disk", type=int, default=0, help="steps with a full or read-only disk (default: each)")
+    parser.add_argument("--disk-only", nargs="*", default=(), metavar="STEP/FAULT", help="such as start/read-only")
     parser.add_argument("--no-disk", action="store_true", help="leave those out; they need root")
     parser.add_argument("--seed", type=int, default=13, help="default: %(default)s")
     arguments = parser.parse_args()
@@ -289,7 +290,7 @@ def main() -> int:
     print(f"{len(kills)} kills in {len(ended)} operations, {len(bad)} rows wrong, {time.monotonic() - began_s:.0f} s")
     is_good = not bad and (n_compared > 0 or not kills)
     if with_disk:
-        is_good &= deploy_disks.run(arguments.disk, arguments.seed, folder)
+        is_good &= deploy_disks.run(arguments.disk, arguments.seed, folder, arguments.disk_only)
     else:
         print("full and read-only disks were left out")
     if is_good:

@@ -28,7 +28,7 @@ from v13.detector.dtypes import BAR
 from v13.errors import V13Error
 from v13.rehearsal.stage import BAR_MS, ENV
 from v13.release.handover import owner_at
-from v13.release.prometheus_process import free_port
+from v13.release.ports import free_port
 from v13.release.rig import Rig
 from v13.release.served import served_events
 from v13.release.signal_parity import warm_bars

@@ -30,7 +30,8 @@ from tests.integration.runner_process import write_parameters
 from v13 import store
 from v13.detector import DecisionParams, DetectorParams, FeatureParams
 from v13.live.reload_stage import RunnerProcess, until
-from v13.release.prometheus_process import PrometheusProcess, find_prometheus, free_port, rehearsal_config
+from v13.release.ports import free_port
+from v13.release.prometheus_process import PrometheusProcess, find_prometheus, rehearsal_config
 from v13.telemetry.rules import rule_files
 from v13.telemetry.servers import PROMETHEUS_FILE, Exporter, server_files
 from v13.telemetry.slo import load_slo

@@ -29,7 +29,8 @@ from v13.live.reload_stage import RunnerProcess, until
 from v13.release.closure import Closure, close
 from v13.release.closure_exporter import close_exporter, scraped_quantile
 from v13.release.closure_text import conclusion, table
-from v13.release.prometheus_process import PrometheusProcess, find_prometheus, free_port, rehearsal_config
+from v13.release.ports import free_port
+from v13.release.prometheus_process import PrometheusProcess, find_prometheus, rehearsal_config
 from v13.release.scrapes import last_scrape_s
 from v13.research.run import Run
 from v13.store.event_counts import read_config

@@ -23,7 +23,7 @@ from v13.rehearsal.stage import BAR_MS, ENV, MONITORING, SYMBOLS, Addresses, mak
 from v13.release.conclusion import conclude
 from v13.release.deploy import Deployed, deploy
 from v13.release.ledger import DeployLedger
-from v13.release.prometheus_process import free_port
+from v13.release.ports import free_port, is_free
 from v13.release.rig import Rig
 from v13.release.site import Site, open_site
 from v13.release.supervisor import choose
@@ -187,6 +187,6 @@ def _ports(n: int) -> list[int]:
     found: list[int] = []
     while len(found) < n:
         port = free_port()
-        if all(abs(port - other) > 1 for other in found):
+        if is_free("127.0.0.1", port + 1) and all(abs(port - other) > 1 for other in found):
             found.append(port)
     return found

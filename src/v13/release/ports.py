@@ -1,4 +1,4 @@
-"""Who listens on a port of this machine, as /proc tells it; read only.
+"""Ports of this machine: who listens on one, as /proc tells it, and one that is free; read only.
 
 Processes of other users may hide what they hold: then the holder stays unknown, and is never taken for one of ours.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["Holder", "holder", "is_free"]
+__all__ = ["Holder", "free_port", "holder", "is_free"]
 
 PROC: Final = Path("/proc")
 TABLES: Final = ("net/tcp", "net/tcp6")
 LISTEN: Final = "0A"
 MAX_SHOWN: Final = 80  # characters of a command line
+CONNECTIONS: Final = "sys/net/ipv4/ip_local_port_range"
+FIRST_PORT: Final = 10_000  # below are services
+FIRST_OF_CONNECTIONS: Final = 32_768  # where the kernel does not say: Linux's own; others begin later
+TRIES: Final = 1_000
 
 
 class Holder(NamedTuple):
@@ -45,6 +50,29 @@ def is_free(host: str, port: int) -> bool:
                 return False
             raise
     return True
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody has now, and that the kernel gives to no connection either.
+
+    One out of the kernel's own hands is as good as taken: any connection of any program may get it until it is used.
+
+    Raises
+    ------
+    OSError
+        There is none, or the address is none of this machine.
+    """
+    try:
+        end = int((PROC / CONNECTIONS).read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        end = FIRST_OF_CONNECTIONS
+    if end <= FIRST_PORT:  # a machine that has set it so
+        end = 1 << 16
+    for _ in range(TRIES):
+        port = FIRST_PORT + secrets.randbelow(end - FIRST_PORT)
+        if is_free(host, port):
+            return port
+    raise OSError(errno.EADDRINUSE, f"{host}: none of {TRIES} ports from {FIRST_PORT} to {end} is free")
 
 
 def holder(port: int) -> Holder | None:

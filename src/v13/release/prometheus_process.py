@@ -5,7 +5,6 @@ It keeps its data in a folder that its owner removes. It must not touch a server
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from ruamel.yaml.error import YAMLError
 
 from v13 import store
 from v13.errors import ConfigError
+from v13.release.ports import free_port
 from v13.release.server_process import ServerProcess, find_program
 
-__all__ = ["PrometheusProcess", "find_prometheus", "free_port", "rehearsal_config"]
+__all__ = ["PrometheusProcess", "find_prometheus", "rehearsal_config"]
 
 
 def find_prometheus() -> Path | None:
@@ -29,12 +29,6 @@ def find_prometheus() -> Path | None:
         PROMETHEUS_BIN names no program.
     """
     return find_program("PROMETHEUS_BIN", ("prometheus",))
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def rehearsal_config(built: Path, targets: Mapping[str, str], scrape_s: int) -> dict[str, Any]:

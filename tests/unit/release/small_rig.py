@@ -22,7 +22,7 @@ from v13 import store
 from v13.detector import DetectorParams
 from v13.release.build import build_release
 from v13.release.ledger import APPLICATION_ID, SCHEMA, DeployLedger
-from v13.release.prometheus_process import free_port
+from v13.release.ports import free_port
 from v13.release.rig import Rig
 from v13.release.site import Site, open_site
 from v13.release.supervisor import Program, ProgramState, State

@@ -28,8 +28,7 @@ from v13.release.kernel_clock import KernelClock
 from v13.release.ledger import DeployLedger, State
 from v13.release.orphans import marks
 from v13.release.overrides import write_override
-from v13.release.ports import holder, is_free
-from v13.release.prometheus_process import free_port
+from v13.release.ports import free_port, holder, is_free
 
 SYNCHRONISED = KernelClock(is_synchronised=True, max_error_s=0.01)
 

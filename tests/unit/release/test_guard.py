@@ -32,7 +32,7 @@ from v13.release import orphans, runners
 from v13.release.backup import make_backup
 from v13.release.guard import Guard, run_guard
 from v13.release.ledger import State
-from v13.release.prometheus_process import free_port
+from v13.release.ports import free_port
 from v13.release.rig import Rig
 from v13.release.rollback import roll_back
 from v13.release.site import Site
