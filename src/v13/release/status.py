@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from v13.errors import ReleaseError, V13Error
 from v13.release import runners
-from v13.release.ledger import State, fold
+from v13.release.ledger import Operation, State, fold
 from v13.release.observe import Look, Observer
 from v13.release.rig import Rig
 from v13.release.supervisor import ProgramState
@@ -30,6 +30,7 @@ SHOWN: Final = {  # facts of a row that a line of the history tells
 }
 LINE: Final = 118
 CUT: Final = " ..."  # the whole row: `v13 deploy history --json`
+TOLD: Final = {"held": "held because", "look": "last look", "alarm": "last alarm"}  # of an operation, if any
 STOPPED: Final = "stopped"  # outcome of a rollback that left nothing
 SERVING: Final = "serving"  # what a release is said to do that lacks nothing
 
@@ -70,7 +71,8 @@ class Status:
     Attributes
     ----------
     operation : dict or None
-        The last one: id, kind, by, reason, step, outcome, and whether its worker is alive.
+        The last one: id, kind, by, reason, steps, outcome, whether its worker is alive; why it is held, its last look
+        and the last alarm since it began, where there are any.
     releases : tuple of Serving
     problems : tuple of str
         Where the ledger and what runs do not agree.
@@ -101,6 +103,7 @@ class Status:
             if o["why"] not in ("", o["reason"]):
                 lines.append(f"  ended because: {o['why']}")
             lines.append(f"  steps done: {', '.join(o['done']) or 'none'}")
+            lines += [f"  {name}: {o[key]}" for key, name in TOLD.items() if o[key]]
         for one in self.releases:
             serves = ", ".join(one.symbols) or "nothing (in shadow)"
             answers = "ready" if one.answers == SERVING else one.answers  # in shadow it is ready and serves nothing
@@ -121,7 +124,8 @@ def status(rig: Rig) -> Status:
     StoreError
         The ledger cannot be read, or was tampered with.
     """
-    state = rig.ledger.state()
+    rows = rig.ledger.rows()
+    state = fold(rows)
     problems: list[str] = []
     try:
         processes = {p.name: p for p in rig.supervisor.states()}
@@ -146,7 +150,7 @@ def status(rig: Rig) -> Status:
                 )
             elif one.role == "stable" and one.answers != SERVING:
                 problems.append(f"stable release {one.release}: {one.answers}")
-    return Status(_operation(state), tuple(releases), tuple(problems))
+    return Status(_operation(state, rows), tuple(releases), tuple(problems))
 
 
 def _is_stopped(state: State) -> bool:
@@ -242,7 +246,7 @@ def _unwatched(rig: Rig, state: State, processes: Mapping[str, ProgramState]) ->
     return []
 
 
-def _operation(state: State) -> dict[str, Any] | None:
+def _operation(state: State, rows: Sequence[Row]) -> dict[str, Any] | None:
     o = state.operation
     if o is None:
         return None
@@ -257,4 +261,22 @@ def _operation(state: State) -> dict[str, Any] | None:
     else:
         now = f"its worker (process {o.worker.pid}) is gone; `v13 deploy resume` goes on"
     about = {"id": o.id, "kind": o.kind, "by": o.facts["by"], "reason": o.facts.get("reason", "")}
-    return {**about, "done": list(o.done), "state": now, "outcome": o.outcome, "why": o.why, "begun_utc": o.begun_utc}
+    about |= {"done": list(o.done), "state": now, "outcome": o.outcome, "why": o.why, "begun_utc": o.begun_utc}
+    return {**about, **_told(o, rows)}
+
+
+def _told(operation: Operation, rows: Sequence[Row]) -> dict[str, str]:
+    """Return what the rows of an operation tell beyond its steps, by the names of TOLD; empty where nothing is."""
+    own = [row.record for row in rows if row.record["key"] == operation.id]
+    last = {record["kind"]: record for record in own}
+    told = dict.fromkeys(TOLD, "")
+    if operation.outcome is None and operation.paused:  # whoever paused it, and where the deployer then ended
+        pauses = [record for record in own if record["kind"] == "pause"]
+        since = max((n for n, one in enumerate(pauses) if not one["paused"]), default=-1)
+        told["held"] = "; ".join(dict.fromkeys(one["reason"] for one in pauses[since + 1 :] if one["reason"]))
+    look = last.get("look")
+    if operation.outcome is None and look is not None and look["step"] not in operation.done:
+        told["look"] = f"{look['utc'][:19]}, {look['step']}: {look['look']['decision']}: {look['look']['why']}"
+    if "alarm" in last:
+        told["alarm"] = f"{last['alarm']['utc'][:19]}, {last['alarm']['by']}: {last['alarm']['why']}"
+    return told

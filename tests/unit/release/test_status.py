@@ -204,6 +204,39 @@ def test_a_pause_whose_worker_has_not_ended_says_that_it_has_to(rig: Rig) -> Non
     assert now["state"].startswith(f"paused; process {os.getpid()} is about to end; then `v13 deploy resume`")
 
 
+def test_what_holds_a_deploy_is_told_without_the_live_view(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    text = status(rig).text()
+    assert "last look" not in text
+    assert "last alarm" not in text
+    why = "Prometheus could not be asked: http://localhost:9090: Prometheus cannot be reached"
+    look = Look(NOW.timestamp(), (), (), "hold", why)
+    rig.ledger.enter(claim, "look", {"step": "observe:BTCUSDT", "look": look.to_dict()})
+    rig.ledger.note("alarm", {"what": "prometheus", "why": why, "by": "deployer"})
+    text = status(rig).text()
+    assert f"  last look: 2026-03-01T12:00:00, observe:BTCUSDT: hold: {why}\n" in text
+    assert f"  last alarm: 2026-03-01T12:00:00, deployer: {why}\n" in text
+    assert "held because" not in text
+    rig.ledger.done(claim, "observe:BTCUSDT", {})
+    assert "last look" not in status(rig).text()  # of a step that is over
+    rig.ledger.end(claim, "completed", "")
+    text = status(rig).text()
+    assert "last look" not in text
+    assert f"  last alarm: 2026-03-01T12:00:00, deployer: {why}\n" in text  # notify.people may be null
+
+
+def test_why_a_deploy_is_held_is_told(rig: Rig) -> None:
+    deployed(rig, OLD, RELEASE)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    rig.ledger.pause(paused=True, reason="lunch")
+    rig.ledger.pause(paused=False, reason="resumed")
+    assert "held because" not in status(rig).text()
+    rig.ledger.pause(paused=True, reason="waiting for the exchange")
+    rig.ledger.enter(claim, "pause", {"paused": True, "reason": "paused during observe:BTCUSDT", "by": "op"})
+    assert "  held because: waiting for the exchange; paused during observe:BTCUSDT\n" in status(rig).text()
+
+
 def test_a_ledger_that_was_tampered_with_is_no_status(rig: Rig) -> None:
     rig.site.ledger.parent.mkdir(parents=True, exist_ok=True)
     rig.site.ledger.write_bytes(b"no database " * 1_000)
