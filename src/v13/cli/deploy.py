@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v13.cli.options import add_site_options, log, print_json, project_root
-from v13.errors import EXIT_GATE, EXIT_OK
+from v13.errors import EXIT_GATE, EXIT_OK, V13Error
 
 if TYPE_CHECKING:
     from v13.release.deploy import Deployed
@@ -82,21 +82,26 @@ def open_rig(arguments: argparse.Namespace) -> Rig:
 
 
 def ended(rig: Rig, done: Deployed | RolledBack) -> int:
-    """Write the record of an operation that has ended, tell how, and return the exit code."""
+    """Tell how an operation has ended, write its record, and return the exit code."""
     from v13.release.conclusion import conclude
     from v13.release.rollback import RolledBack
 
-    path = conclude(rig, done.operation)
-    last = rig.ledger.state().operation
-    if last is not None and last.id != done.operation and last.outcome is not None:  # what took it back
-        path = conclude(rig, last.id)
+    # First, as whatever keeps a record from being written must not hide what was done.
     if isinstance(done, RolledBack):
         for problem in done.problems:
             log(f"after the rollback: {problem}")
         print(f"{done.outcome}: {done.target.good or 'nothing'} serves, after {done.seconds:.1f} s")
     else:
         print(f"{done.outcome}: {done.why}")
-    print(f"record: {path}")
+    sys.stdout.flush()
+    try:
+        path = conclude(rig, done.operation)
+        last = rig.ledger.state().operation
+        if last is not None and last.id != done.operation and last.outcome is not None:  # what took it back
+            path = conclude(rig, last.id)
+        print(f"record: {path}")
+    except V13Error as error:
+        log(f"no record was written: {error}; `v13 deploy record {done.operation}` writes it anew")
     good = done.outcome in ("completed", "rolled_back", "stopped") and (
         isinstance(done, RolledBack) or done.outcome == "completed"
     )

@@ -117,6 +117,8 @@ def _levels(*keys: str, allow: Sequence[str] = ("ok",)) -> Callable[[Story], Ans
         if last is None:
             return Answer(False, "the SLOs were not looked at")
         row, readings = last
+        if not readings:  # a look that could not be had, as with Prometheus away
+            return Answer(False, f"the last look saw nothing: {row.record['look'].get('why', 'no reason')}", (row.n,))
         own = [r for r in readings if not keys or r["row"] in keys]
         absent = [key for key in keys if key not in {r["row"] for r in own}]
         wrong = [f"{r['row']} {_said(r)}" for r in own if r["level"] not in allow]
@@ -282,8 +284,8 @@ def _verified(key: str, tell: Callable[[Any], tuple[bool, str]]) -> Callable[[St
 
 
 def _figures_back(look: Any) -> tuple[bool, str]:
-    if not look:
-        return False, "not known: Prometheus did not answer"
+    if not look or not look["readings"]:  # that nothing is known to be wrong is no evidence that all is well
+        return False, f"not known: {(look or {}).get('why') or 'Prometheus did not answer'}"
     wrong = [f"{r['row']} {_said(r)}" for r in look["readings"] if r["level"] in (*BEYOND, *UNKNOWN)]
     fine = [f"{r['row']} {_said(r)}" for r in look["readings"] if r["level"] not in (*BEYOND, *UNKNOWN)]
     return not wrong, "; ".join(wrong) if wrong else ", ".join(fine)

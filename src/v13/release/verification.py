@@ -112,6 +112,8 @@ def _figures(rig: Rig, release: str, port: int, problems: list[str]) -> Any:
     except V13Error as error:
         problems.append(f"key figures: {error}")
         return None
+    if not look.readings:
+        problems.append(f"key figures: {look.why}")
     bad = [r.title for r in look.readings if r.level in ("alert", "rollback")]
     unknown = [r.title for r in look.readings if r.level in ("no_data", "too_few")]
     if bad:

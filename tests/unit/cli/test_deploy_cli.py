@@ -10,9 +10,13 @@ from types import ModuleType
 
 import pytest
 
+from tests.unit.release.small_rig import RELEASE, deployed, make_rig, make_site
+from v13 import store
 from v13.cli import main
+from v13.cli.deploy import ended
 from v13.errors import EXIT_OK, EXIT_USAGE
 from v13.rehearsal.faults import FAULTS
+from v13.release.rollback import RolledBack, Target
 
 COMMANDS = ("check", "run", "resume", "pause", "abort", "status", "history", "record", "rehearse", "up", "guard")
 
@@ -157,3 +161,19 @@ def test_a_setting_of_this_shell_alone_is_refused(
     monkeypatch.setenv("V13__DEPLOY__GUARD_PORT", "1")
     assert main(site(root, "deploy", "status")) == 1
     assert "V13__DEPLOY__GUARD_PORT" in capsys.readouterr().err
+
+
+def test_what_was_done_is_told_though_no_record_can_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = make_rig(make_site(tmp_path / "root"))
+    deployed(rig, RELEASE)
+    claim = rig.ledger.begin("rollback", {"type": "emergency", "reason": "bad", "bad": RELEASE, "env": "testing"})
+    rig.ledger.end(claim, "stopped", "bad")
+    store.write_text(rig.site.records, "no folder")
+    done = RolledBack(claim.operation, "stopped", Target(RELEASE, None, None), 1.5, ())
+    assert ended(rig, done) == EXIT_OK
+    said = capsys.readouterr()
+    assert said.out == "stopped: nothing serves, after 1.5 s\n"
+    assert "no record was written: " in said.err
+    assert f"`v13 deploy record {claim.operation}` writes it anew" in said.err

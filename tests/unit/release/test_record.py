@@ -384,6 +384,31 @@ def rolled_back(told: Told, verify: Mapping[str, Any]) -> dict[str, Any]:
     return told.record()
 
 
+BLIND = "Prometheus could not be asked: http://localhost:9090: Prometheus cannot be reached"
+
+
+def test_a_deploy_that_was_held_while_prometheus_was_away_has_a_record(told: Told) -> None:
+    told.begin()
+    told.upto("handover:BTCUSDT")
+    told.look("observe:BTCUSDT")
+    nothing = {"at_s": told.time.timestamp(), "readings": [], "comparison": [], "decision": "hold", "why": BLIND}
+    told.ledger.enter(told.claim, "look", {"step": "observe:BTCUSDT", "look": nothing, "observer": {}})
+    told.ledger.enter(told.claim, "pause", {"paused": True, "reason": "not good for 1800 s", "by": "op"})
+    found = boxes(told.record())
+    for key in ("success_technical.slos", "after.performs", "success_technical.performance", "after.monitored"):
+        assert not found[key]["ticked"]
+        assert BLIND in found[key]["evidence"]
+
+
+def test_what_prometheus_could_not_be_asked_after_a_rollback_is_not_normal(told: Told) -> None:
+    blind = {"readings": [], "decision": "hold", "why": BLIND}
+    seen = {"system": "ready", "key_figures": blind, "error_lines": 0, "monitoring": BLIND}
+    record = rolled_back(told, {"release": STABLE, **seen, "problems": [f"key figures: {BLIND}"]})
+    box = boxes(record)["rollback.figures"]
+    assert not box["ticked"]
+    assert box["evidence"] == f"not known: {BLIND}"
+
+
 def figures_of(level: str) -> dict[str, Any]:
     return {"readings": [{"row": "event_latency", "value": 0.001, "level": level, "count": 400.0}]}
 

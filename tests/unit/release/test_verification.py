@@ -21,11 +21,12 @@ from tests.unit.release.small_rig import (
 )
 from v13.release import runners
 from v13.release.ledger import SupersededError
+from v13.release.prometheus_process import free_port
 from v13.release.rig import Rig
 from v13.release.rollback import roll_back
 from v13.release.runners import Answer
 from v13.release.site import Site
-from v13.release.verification import settle
+from v13.release.verification import after_rollback, settle
 
 FED, NOT_FED = Answer(True, "", "1-x", 9, 3), Answer(False, "not fed: ETHUSDT", "1-x", 9, 3)
 
@@ -117,3 +118,12 @@ def test_who_was_superseded_waits_no_longer(scene: Scene) -> None:
     with pytest.raises(SupersededError):
         settle(scene.rig, claim, scene.port, 60.0)
     assert scene.at() < 2.0
+
+
+def test_a_prometheus_that_is_away_leaves_the_key_figures_unknown_and_says_so(site: Site) -> None:
+    rig = make_rig(with_settings(site, prometheus=f"http://127.0.0.1:{free_port()}"))
+    deployed(rig, RELEASE)
+    found = after_rollback(rig, RELEASE, rig.site.config.deploy.ports[0])
+    (figures,) = [problem for problem in found["problems"] if problem.startswith("key figures")]
+    assert figures.startswith("key figures: Prometheus could not be asked: http://127.0.0.1:")
+    assert found["key_figures"]["readings"] == ()
