@@ -165,10 +165,13 @@ def _pause(arguments: argparse.Namespace) -> int:
 
 def _abort(arguments: argparse.Namespace) -> int:
     from v13.errors import ReleaseError
+    from v13.release.ledger import what_next
     from v13.release.rollback import roll_back
 
     rig = open_rig(arguments)
     running = rig.ledger.state().open
+    if running is not None and running.kind == "rollback":
+        raise ReleaseError(f"no deploy is under way: rollback {running.id} is; {what_next(running)}")
     if running is None or running.kind != "deploy":
         raise ReleaseError("no deploy is under way; `v13 rollback` takes back one that is over")
     if withdrawn(rig, arguments.reason):

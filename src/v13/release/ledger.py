@@ -22,7 +22,17 @@ from v13.errors import ReleaseError
 from v13.release.workers import Worker, is_alive, this_process
 from v13.store.chain import ChainedLog, Row, Transaction
 
-__all__ = ["Assignment", "Claim", "DeployLedger", "Operation", "State", "SupersededError", "fold", "whoami"]
+__all__ = [
+    "Assignment",
+    "Claim",
+    "DeployLedger",
+    "Operation",
+    "State",
+    "SupersededError",
+    "fold",
+    "what_next",
+    "whoami",
+]
 
 APPLICATION_ID: Final = 0x56313344  # "V13D" in the file's header
 SCHEMA: Final = 1
@@ -193,7 +203,7 @@ class DeployLedger:
                 if not take_over(running):
                     raise ReleaseError(
                         f"{running.kind} {running.id} of {running.facts['by']} is not over ({_worker(running)}); "
-                        "`v13 deploy resume` goes on with it, `v13 deploy abort` takes it back"
+                        f"{what_next(running)}"
                     )
                 entries.append("end", running.id, {"outcome": "superseded", "why": str(facts.get("reason", ""))})
             name = f"{self.now().astimezone(UTC):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
@@ -299,6 +309,14 @@ def fold(rows: Sequence[Row]) -> State:
         move = _MOVES.get(row.record["kind"])
         state = replace(state if move is None else move(state, row), n_rows=row.n)
     return state
+
+
+def what_next(running: Operation) -> str:
+    """Return what people can do about an operation that is under way."""
+    goes_on = "wait for its end" if is_alive(running.worker) else "`v13 deploy resume` goes on with it"
+    if running.kind == DEPLOY:
+        return f"{goes_on}, `v13 deploy abort` takes it back"
+    return goes_on if is_alive(running.worker) else f"{goes_on}, as the guard does at its next look"
 
 
 def whoami() -> str:

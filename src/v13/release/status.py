@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from v13.errors import ReleaseError, V13Error
 from v13.release import runners
-from v13.release.ledger import Operation, State, fold
+from v13.release.ledger import Operation, State, fold, what_next
 from v13.release.observe import Look, Observer
 from v13.release.rig import Rig
 from v13.release.supervisor import ProgramState
@@ -43,7 +43,7 @@ class Serving:
     ----------
     release : str
     role : str
-        stable or candidate.
+        stable or candidate; returning: what a rollback that is under way brings back.
     port : int or None
     process : str
         What the supervisor says.
@@ -133,7 +133,7 @@ def status(rig: Rig) -> Status:
         processes = {}
         if state.stable or state.candidate:
             problems.append(f"{rig.supervisor.name}: {error}; `v13 deploy up` starts it")
-    releases = [_serving(rig, state, role, processes) for role in ("stable", "candidate") if getattr(state, role)]
+    releases = [_serving(rig, state, role, release, processes) for role, release in _roles(state).items()]
     named = {f"runner-{r.release}" for r in releases}
     for process in processes.values():
         if process.name.startswith("runner-") and process.name not in named and process.state == "running":
@@ -213,8 +213,15 @@ def _facts(row: Row) -> str:
     return ", ".join(f"{name} {record[name]}" for name in SHOWN.get(record["kind"], ()) if record.get(name) is not None)
 
 
-def _serving(rig: Rig, state: State, role: str, processes: Mapping[str, ProgramState]) -> Serving:
-    release = str(getattr(state, role))
+def _roles(state: State) -> dict[str, str]:
+    """Return the releases that run, or should, by their role."""
+    known = {"stable": state.stable, "candidate": state.candidate}
+    if state.open is not None and (good := state.open.facts.get("good")) not in known.values():
+        known["returning"] = good
+    return {role: release for role, release in known.items() if release is not None}
+
+
+def _serving(rig: Rig, state: State, role: str, release: str, processes: Mapping[str, ProgramState]) -> Serving:
     process = processes.get(f"runner-{release}")
     port, answers = state.slots.get(release), "not started"
     try:
@@ -259,7 +266,7 @@ def _operation(state: State, rows: Sequence[Row]) -> dict[str, Any] | None:
     elif is_alive(o.worker):
         now = f"under way, process {o.worker.pid}"
     else:
-        now = f"its worker (process {o.worker.pid}) is gone; `v13 deploy resume` goes on"
+        now = f"its worker (process {o.worker.pid}) is gone; {what_next(o)}"
     about = {"id": o.id, "kind": o.kind, "by": o.facts["by"], "reason": o.facts.get("reason", "")}
     about |= {"done": list(o.done), "state": now, "outcome": o.outcome, "why": o.why, "begun_utc": o.begun_utc}
     return {**about, **_told(o, rows)}

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.unit.release.small_rig import RELEASE, deployed, make_rig, make_site
+from tests.unit.release.small_rig import RELEASE, dead_worker, deployed, make_rig, make_site
 from v13 import store
 from v13.cli import main
 from v13.cli.deploy import ended
@@ -177,3 +177,14 @@ def test_what_was_done_is_told_though_no_record_can_be_written(
     assert said.out == "stopped: nothing serves, after 1.5 s\n"
     assert "no record was written: " in said.err
     assert f"`v13 deploy record {claim.operation}` writes it anew" in said.err
+
+
+def test_beside_a_rollback_whose_worker_is_gone_an_abort_says_who_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = make_rig(make_site(tmp_path / "root"))
+    deployed(rig, RELEASE)
+    name = dead_worker(rig, "rollback", {"type": "full", "reason": "bad", "bad": RELEASE, "env": "testing"})
+    assert main(site(tmp_path / "root", "deploy", "abort", "--reason", "x")) == 1
+    said = capsys.readouterr().err
+    assert f"no deploy is under way: rollback {name} is; `v13 deploy resume` goes on with it, as the guard does" in said

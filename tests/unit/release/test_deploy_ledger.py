@@ -65,7 +65,13 @@ def test_a_step_and_what_it_made_true_are_entered_together_or_not_at_all(ledger:
 
 def test_two_operators_at_once_one_is_refused(ledger: DeployLedger) -> None:
     ledger.begin("deploy", {"reason": ""})
-    with pytest.raises(ReleaseError, match=r"is not over \(process \d+, alive\); `v13 deploy resume`"):
+    with pytest.raises(ReleaseError, match=r"is not over \(process \d+, alive\); wait for its end, `v13 deploy abort`"):
+        ledger.begin("deploy", {"reason": ""})
+
+
+def test_beside_a_rollback_nobody_is_sent_to_an_abort(ledger: DeployLedger) -> None:
+    ledger.begin("rollback", {"reason": ""})
+    with pytest.raises(ReleaseError, match=r"rollback .* is not over \(process \d+, alive\); wait for its end$"):
         ledger.begin("deploy", {"reason": ""})
 
 

@@ -188,7 +188,9 @@ def test_a_dead_worker_and_a_pause_are_told_with_what_to_do(rig: Rig) -> None:
     dead_worker(rig, "deploy", {"reason": "the first", "env": "testing"})
     now = status(rig).operation
     assert now is not None
-    assert now["state"] == "its worker (process 1) is gone; `v13 deploy resume` goes on"
+    assert now["state"] == (
+        "its worker (process 1) is gone; `v13 deploy resume` goes on with it, `v13 deploy abort` takes it back"
+    )
     assert (now["by"], now["reason"], now["kind"]) == ("somebody@elsewhere", "the first", "deploy")
     rig.ledger.pause(paused=True, reason="lunch")
     now = status(rig).operation
@@ -202,6 +204,34 @@ def test_a_pause_whose_worker_has_not_ended_says_that_it_has_to(rig: Rig) -> Non
     now = status(rig).operation
     assert now is not None
     assert now["state"].startswith(f"paused; process {os.getpid()} is about to end; then `v13 deploy resume`")
+
+
+def test_what_a_rollback_brings_back_is_told_and_no_problem(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    running_log(rig.site, OLD, {"BTCUSDT": 7_000}, fingerprint=FINGERPRINT)
+    facts = {"type": "full", "reason": "bad", "bad": RELEASE, "good": OLD, "stamp": 17, "also": None, "env": "testing"}
+    dead_worker(rig, "rollback", facts)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at |= {f"runner-{RELEASE}": "stopped", f"runner-{OLD}": "running"}
+    found = status(rig)
+    assert found.problems == ()  # before its port is entered, too
+    assert [(one.role, one.release) for one in found.releases] == [("stable", RELEASE), ("returning", OLD)]
+    rows: list[tuple[str, object]] = [("slot", {"release": OLD, "port": rig.site.config.deploy.ports[0]})]
+    rows += [("assign", {"symbol": s, "from_ms": 7_001, "release": OLD}) for s in ("BTCUSDT", "ETHUSDT", "SOLUSDT")]
+    rig.ledger.done(claim, "handback", {}, rows)
+    text = status(rig).text()
+    assert f"returning {OLD}  port {rig.site.config.deploy.ports[0]}  running  ready\n" in text
+    assert "          serves BTCUSDT, ETHUSDT, SOLUSDT\n" in text
+    assert "nothing serves\n" not in text
+
+
+def test_a_rollback_whose_worker_is_gone_says_who_goes_on(rig: Rig) -> None:
+    deployed(rig, RELEASE)
+    dead_worker(rig, "rollback", {"type": "full", "reason": "bad", "bad": RELEASE, "good": None, "env": "testing"})
+    now = status(rig).operation
+    assert now is not None
+    assert now["state"].endswith("`v13 deploy resume` goes on with it, as the guard does at its next look")
 
 
 def test_what_holds_a_deploy_is_told_without_the_live_view(rig: Rig) -> None:
