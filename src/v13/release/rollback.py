@@ -201,7 +201,9 @@ def roll_back(
         except StoreError as error:
             if kind != EMERGENCY:
                 raise
-            raise ReleaseError(f"{_stopped_unentered(rig, target)}; {error}; type it again when it can") from error
+            raise ReleaseError(
+                f"{_stopped_unentered(rig, target)}; {error}; the ledger knows nothing of it before that"
+            ) from error
     stop_s = rig.clock.monotonic_s()
     if kind == EMERGENCY:  # before the lock: whoever holds it may take seconds
         rig.supervisor.ensure_up()

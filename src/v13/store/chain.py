@@ -194,6 +194,8 @@ class ChainedLog:
             return StoreError(f"{self.path}: is damaged ({error}); {_MEND}")
         if name.startswith("SQLITE_BUSY"):
             return StoreError(f"{self.path}: others held it for {BUSY_S:.0f} s; nothing was entered, try again")
+        if name.startswith("SQLITE_FULL"):
+            return StoreError(f"{self.path}: {error}; nothing was entered; free some space, then type it again")
         if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR")) and _is_read_only(self.path.parent):
             return StoreError(
                 f"{self.path}: is on a read-only file system ({error}); nothing was entered, mend the disk"

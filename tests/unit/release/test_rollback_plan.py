@@ -331,7 +331,7 @@ def test_on_a_full_disk_only_an_emergency_stops_what_is_bad_and_says_that_nothin
     rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise StoreError("ledger: database or disk is full; nothing was entered")
+        raise StoreError("ledger: database or disk is full; nothing was entered; free some space, then type it again")
 
     back_up(rig, OLD)
     deployed(rig, RELEASE)
@@ -342,6 +342,7 @@ def test_on_a_full_disk_only_an_emergency_stops_what_is_bad_and_says_that_nothin
         roll_back(rig, kind=kind, reason="")
     if kind == "emergency":
         assert f"release {RELEASE} was stopped, and nothing of it was entered" in str(refused.value)
+        assert str(refused.value).endswith("then type it again; the ledger knows nothing of it before that")
         assert supervisor.told == [f"stop runner-{RELEASE} 1", f"stop closure-{RELEASE} 1"]
     else:
         assert supervisor.told == []

@@ -527,6 +527,16 @@ def test_a_full_disk_is_an_error_and_leaves_the_ledger_as_it_was(small_disk: Dis
     assert look(ledger, "b").number == 2
 
 
+def test_a_full_disk_is_told_with_what_to_do(small_disk: Disk) -> None:
+    ledger = HoldoutLedger(small_disk.path / FILE, Clock())
+    look(ledger, "a")
+    fill(small_disk.path / "rest")
+    with pytest.raises(StoreError, match=r"is full; nothing was entered; free some space, then type it again$"):
+        ledger.seal(sealed("b", [at(1_000, 2_000, f"COIN{i}USDT") for i in range(400)]))
+    (small_disk.path / "rest").unlink()
+    ledger.seal(sealed("b"))
+
+
 def test_a_read_only_disk_can_be_read_and_not_written(small_disk: Disk) -> None:
     ledger = HoldoutLedger(small_disk.path / FILE, Clock())
     look(ledger, "a")
