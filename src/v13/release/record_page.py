@@ -156,12 +156,21 @@ def _figures(figures: Sequence[Mapping[str, Any]], at: int) -> list[str]:
 
 def _figure_row(figure: Mapping[str, Any], at: int) -> list[str]:
     last = figure["last"]
-    level = NONE if last is None else (_LEVELS[last["level"]] if at else last["level"].replace("_", " "))
-    values = [
-        NONE if figure[k] is None else f"{figure[k]['text']} ({_WORDS['row'][at]} {figure[k]['row']})"
-        for k in ("first", "worst", "last")
-    ]
+    level = NONE if last is None else _level(last, at)
+    values = [_value(figure[k], at) for k in ("first", "worst", "last")]
     return [figure["title_zh" if at else "title"], figure["target"], *values, level, str(figure["n_looks"])]
+
+
+def _value(one: Mapping[str, Any] | None, at: int) -> str:
+    """Say a value and its row; of one that rests on too little also that, for it may look worse than the worst."""
+    if one is None:
+        return NONE
+    few = f"{_level(one, at)}, " if one["level"] == "too_few" else ""
+    return f"{one['text']} ({few}{_WORDS['row'][at]} {one['row']})"
+
+
+def _level(one: Mapping[str, Any], at: int) -> str:
+    return _LEVELS[one["level"]] if at else str(one["level"]).replace("_", " ")
 
 
 def _checklists(lists: Sequence[Mapping[str, Any]], at: int) -> Iterator[str]:

@@ -229,6 +229,17 @@ def test_first_worst_and_last_value_of_each_figure_are_told_with_their_rows(told
     assert found["hit_rate"]["n_values"] == 2
 
 
+def test_a_value_of_too_little_says_so_where_it_looks_worse_than_the_worst(told: Told) -> None:
+    told.begin()
+    told.upto("handover:BTCUSDT")
+    told.look("observe:BTCUSDT", event_latency=(1.0, "too_few"))
+    told.look("observe:BTCUSDT", event_latency=(0.0005, "ok"))
+    n = told.ledger.rows()[-1].n
+    told.record()
+    assert f"| 1 s (too few, row {n - 1}) | 500 µs (row {n}) | 500 µs (row {n}) | ok |" in page(told, "record.md")
+    assert f"| 1 s (样本不足, 行 {n - 1}) | 500 µs (行 {n}) |" in page(told, "record.zh.md")
+
+
 @pytest.mark.parametrize(
     ("changed", "open_boxes"),
     [
