@@ -26,7 +26,7 @@ from tests.stress.deploy_watch import ROLLBACK, Ledger, is_alive, said_and_untru
 from v13.errors import V13Error
 from v13.release.deploy import deploy, plan
 from v13.release.rig import Rig
-from v13.release.rollback import find_target
+from v13.release.rollback_target import find_target
 
 __all__ = ["Disk", "run"]
 

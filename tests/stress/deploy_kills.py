@@ -32,7 +32,7 @@ from tests.stress.deploy_shadow import Judged, Shadow, judge, shadow_of
 from tests.stress.deploy_watch import ROLLBACK, Ledger, is_alive, processes, said_and_untrue
 from v13.errors import V13Error
 from v13.release.rig import Rig
-from v13.release.rollback import find_target
+from v13.release.rollback_target import find_target
 
 __all__ = ["VICTIMS", "Kill", "rounds"]
 

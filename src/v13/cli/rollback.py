@@ -35,7 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from v13.release.rollback import plan, roll_back
+    from v13.release.rollback import roll_back
+    from v13.release.rollback_target import plan
 
     if arguments.list_backups:
         return _list(arguments)

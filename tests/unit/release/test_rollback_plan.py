@@ -26,7 +26,8 @@ from v13.release.backup import list_backups, make_backup
 from v13.release.build import build_release
 from v13.release.ledger import DeployLedger, Operation, SupersededError
 from v13.release.rig import Rig
-from v13.release.rollback import Kind, Target, _may_end, find_target, plan, roll_back, withdraw
+from v13.release.rollback import _may_end, roll_back, withdraw
+from v13.release.rollback_target import Kind, Target, find_target, plan
 from v13.release.runners import Answer
 from v13.release.site import Site
 from v13.release.workers import Worker, this_process
