@@ -132,12 +132,13 @@ def _failed(rig: Rig, claim: Claim, error: Exception) -> Deployed:
         return _ended(rig.ledger.state(), "failed", str(error))
     evidence = error.evidence if isinstance(error, TakeBackError) else {}
     try:
-        taken = roll_back(rig, kind="automatic", reason=str(error), evidence=evidence)
+        bad = state.candidate or state.stable
+        taken = roll_back(rig, kind="automatic", reason=str(error), evidence=evidence, of=bad)
     except ReleaseError:
-        running = rig.ledger.state().open
-        if running is None or running.kind != "rollback" or running.worker == this_process():
+        last = rig.ledger.state().operation
+        if last is None or last.kind != "rollback" or last.worker == this_process():
             raise
-        return Deployed(claim.operation, "superseded", f"{error}; {running.id} takes it back", None)
+        return Deployed(claim.operation, "superseded", f"{error}; {last.id} takes it back", None)
     return Deployed(claim.operation, taken.outcome, str(error), state.candidate)
 
 

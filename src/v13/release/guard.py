@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from typing import Any, Final
 from v13.errors import ReleaseError, V13Error
 from v13.release import orphans
 from v13.release.conclusion import conclude
-from v13.release.ledger import State
+from v13.release.ledger import Operation, State
 from v13.release.monitoring import ensure_token
 from v13.release.monitoring_files import instance
 from v13.release.observation import began_s
@@ -26,7 +27,7 @@ from v13.release.observe import Look, Observer
 from v13.release.rig import Rig
 from v13.release.rollback import roll_back
 from v13.release.webhook import Alarm, Webhook
-from v13.release.workers import is_alive
+from v13.release.workers import is_alive, this_process
 from v13.telemetry.prometheus import Prometheus
 from v13.telemetry.slo import load_slo
 
@@ -48,6 +49,7 @@ class Guard:
         self._release: tuple[str, float | None] | None = None
         self._observer: Observer | None = None
         self._told: set[str] = set()
+        self._unfinished = ""  # a rollback of its own that failed half-way
 
     def since(self) -> datetime:
         """Return since when the release that is watched runs; alerts that began before are not about it."""
@@ -83,7 +85,7 @@ class Guard:
         """Look with its own eyes."""
         rig, state = self._rig, self._rig.ledger.state()
         running = state.open
-        if running is not None and running.kind == "rollback" and not is_alive(running.worker):
+        if running is not None and running.kind == "rollback" and not self._is_at_work(running):
             self._act(state, str(running.facts["reason"]), {"by": "guard"})
             return
         watched = state.candidate or state.stable
@@ -154,18 +156,32 @@ class Guard:
     def _act(self, state: State, why: str, evidence: Mapping[str, Any]) -> None:
         """Take it back; an operator's rollback or another worker's goes first."""
         running = state.open
-        if running is not None and running.kind == "rollback" and is_alive(running.worker):
+        if running is not None and running.kind == "rollback" and self._is_at_work(running):
             return
+        watched = state.candidate or state.stable
         goes_on = running is not None and running.kind == "rollback"
         self._rig.say(f"guard: taking back: {why}")
         try:
-            done = roll_back(self._rig, kind="automatic", reason=why, evidence=evidence, goes_on=goes_on)
+            done = roll_back(self._rig, kind="automatic", reason=why, evidence=evidence, of=watched, goes_on=goes_on)
         except V13Error as error:
+            self._let_go()
             self._tell(f"could not take it back: {error}")
             return
         self._rig.say(f"guard: {done.outcome}: {done.target.good or 'nothing'} serves, after {done.seconds:.1f} s")
         self._release = self._observer = None
         conclude(self._rig, done.operation)
+
+    def _let_go(self) -> None:
+        """Leave a rollback that failed half-way to whoever comes first: people, or the next look."""
+        with suppress(V13Error):  # as on a full disk: it goes on with it all the same
+            running = self._rig.ledger.state().open
+            if running is not None and running.kind == "rollback" and running.worker == this_process():
+                self._unfinished = running.id
+                self._rig.ledger.let_go(running.id)
+
+    def _is_at_work(self, running: Operation) -> bool:
+        """Return whether somebody carries an operation out; this process does not while it looks."""
+        return is_alive(running.worker) and not (running.id == self._unfinished and running.worker == this_process())
 
     def _is_denied(self, alarm: Alarm) -> bool:
         """Return whether Prometheus can be asked and knows nothing of an alert."""

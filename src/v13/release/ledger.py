@@ -110,6 +110,9 @@ class State:
         Of the exporters of all releases that were ever started; the last release on a port has it.
     condemned : frozenset of str
         Releases that were rolled back.
+    brought : tuple of str
+        Releases that the rollback under way was to bring back, and those before it that were taken over: what they
+        started may run and serve.
     """
 
     n_rows: int = 0
@@ -119,6 +122,7 @@ class State:
     serving: tuple[Assignment, ...] = ()
     slots: Mapping[str, int] = field(default_factory=dict)
     condemned: frozenset[str] = frozenset()
+    brought: tuple[str, ...] = ()
 
     @property
     def open(self) -> Operation | None:
@@ -173,7 +177,14 @@ class DeployLedger:
         """Check file and chain; return the hash of the last row."""
         return self._log.verify()
 
-    def begin(self, kind: str, facts: Mapping[str, Any], *, take_over: Callable[[Operation], bool] = _never) -> Claim:
+    def begin(
+        self,
+        kind: str,
+        facts: Mapping[str, Any],
+        *,
+        take_over: Callable[[Operation], bool] = _never,
+        fits: Callable[[State], bool] = lambda _: True,
+    ) -> Claim:
         """Begin an operation and become its worker.
 
         Parameters
@@ -184,11 +195,13 @@ class DeployLedger:
             Plain values; `by` is added.
         take_over : callable
             Whether to end the operation that is under way, as a rollback does a deploy.
+        fits : callable
+            Whether the facts are still true of what the ledger says now that nobody else can write.
 
         Raises
         ------
         ReleaseError
-            An operation is under way, and is not to be ended.
+            An operation is under way, and is not to be ended; or the facts are of a state that is over.
         """
         with self._log.transaction(create=True) as entries:
             state = fold(entries.rows)
@@ -199,12 +212,14 @@ class DeployLedger:
                     f"{self.path}: holds releases of environment {before.facts['env']}, not {facts['env']}; give each "
                     "environment a deploy.home of its own"
                 )
+            if running is not None and not take_over(running):
+                raise ReleaseError(
+                    f"{running.kind} {running.id} of {running.facts['by']} is not over ({_worker(running)}); "
+                    f"{what_next(running)}"
+                )
+            if not fits(state):
+                raise ReleaseError(f"{self.path}: what serves changed meanwhile; nothing was done: `v13 deploy status`")
             if running is not None:
-                if not take_over(running):
-                    raise ReleaseError(
-                        f"{running.kind} {running.id} of {running.facts['by']} is not over ({_worker(running)}); "
-                        f"{what_next(running)}"
-                    )
                 entries.append("end", running.id, {"outcome": "superseded", "why": str(facts.get("reason", ""))})
             name = f"{self.now().astimezone(UTC):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
             row = entries.append("begin", name, {"operation": kind, **facts, **_me()})
@@ -240,6 +255,16 @@ class DeployLedger:
             if running is None or running.id != operation:
                 raise ReleaseError(f"{operation}: is not under way any more")
             return Claim(operation, entries.append("resume", operation, _me()).n)
+
+    def let_go(self, operation: str) -> None:
+        """Enter that this process, which lives on, does nothing more for an operation; nothing where it is not its own.
+
+        Who is its worker stays known, but counts as gone: others may go on with it.
+        """
+        with self._log.transaction() as entries:
+            running = fold(entries.rows).open
+            if running is not None and running.id == operation and running.worker == this_process():
+                entries.append("left", operation, _me() | {"worker": this_process()._replace(begun=0)._asdict()})
 
     def enter(self, claim: Claim, kind: str, facts: Mapping[str, Any]) -> Row:
         """Enter a row for the operation of a claim.
@@ -333,7 +358,13 @@ def _begin(state: State, row: Row) -> State:
     worker = Worker(**row.record["worker"])
     made = Operation(row.record["key"], row.record["operation"], facts, worker, row.n, row.record["utc"])
     condemned = state.condemned | ({facts["bad"]} if facts.get("bad") else set())
-    return replace(state, operation=made, condemned=condemned)
+    before = state.operation
+    brought: tuple[str, ...] = ()
+    if made.kind == ROLLBACK:
+        if before is not None and before.kind == ROLLBACK and before.outcome == "superseded":
+            brought = state.brought
+        brought = tuple(dict.fromkeys((*brought, *([facts["good"]] if facts.get("good") else []))))
+    return replace(state, operation=made, condemned=condemned, brought=brought)
 
 
 def _moved(state: State, row: Row, **changes: Any) -> State:
@@ -358,6 +389,7 @@ def _assign(state: State, row: Row) -> State:
 _MOVES: Final[Mapping[str, Callable[[State, Row], State]]] = {
     "begin": _begin,
     "resume": lambda state, row: _moved(state, row, worker=Worker(**row.record["worker"]), claim=row.n),
+    "left": lambda state, row: _moved(state, row, worker=Worker(**row.record["worker"])),
     "done": _done,
     "pause": lambda state, row: _moved(state, row, paused=row.record["paused"]),
     "end": lambda state, row: _moved(state, row, outcome=row.record["outcome"], why=row.record["why"]),

@@ -86,6 +86,7 @@ def roll_back(
     reason: str,
     stamp: int | None = None,
     evidence: Mapping[str, Any] | None = None,
+    of: str | None = None,
     goes_on: bool = False,
 ) -> RolledBack:
     """Roll back, from whatever state the deploy is in.
@@ -101,6 +102,8 @@ def roll_back(
         Unix time of the backup. Default: the release that runs in shadow, else the newest backup of another release.
     evidence : mapping, optional
         How it is known that the release is bad; plain values.
+    of : str, optional
+        The release that is bad. Where another is on its way or serves by now, it is refused.
     goes_on : bool
         Take up the rollback that is under way; kind, stamp and target are its own.
 
@@ -108,15 +111,17 @@ def roll_back(
     ------
     ReleaseError
         There is nothing to roll back, a rollback is at work already, or it did not succeed in time; the ledger says how
-        far it came, and the same command goes on.
+        far it came, and the same command goes on. What serves changed while it was planned.
     """
     began_s = rig.clock.monotonic_s()
     if goes_on:
         claim = rig.ledger.resume()
         facts = _operation(rig, claim).facts
-        kind, target = facts["type"], Target(facts["bad"], facts["good"], facts["stamp"], facts["also"])
+        kind, target = facts["type"], _target_of(facts)
     else:
         target = find_target(rig, kind, stamp)
+        if of is not None and target.bad != of:
+            raise ReleaseError(f"release {of} was taken back already: {target.bad} serves, and is left alone")
         if target.stamp is not None:
             check_backup(rig.site, target.stamp)  # before anything is stopped
         facts = {
@@ -127,7 +132,12 @@ def roll_back(
             **target.__dict__,
         }
         try:
-            claim = rig.ledger.begin("rollback", facts, take_over=lambda now: _may_end(now, kind))
+            claim = rig.ledger.begin(
+                "rollback",
+                facts,
+                take_over=lambda now: _may_end(now, kind),
+                fits=lambda now: (now.candidate or now.stable) == target.bad,
+            )
         except StoreError as error:
             if kind != EMERGENCY:
                 raise
@@ -137,7 +147,8 @@ def roll_back(
     stop_s = rig.clock.monotonic_s()
     if kind == EMERGENCY:  # before the lock: whoever holds it may take seconds
         rig.supervisor.ensure_up()
-        runners.stop(rig, target.bad, GRACE_S)
+        for release in target.stopped:
+            runners.stop(rig, release, GRACE_S)
     stop_s = rig.clock.monotonic_s() - stop_s
     settle_s = 0.0
     for step, act in _STEPS.items():
@@ -218,10 +229,14 @@ def _restore(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # no
 def _started(rig: Rig, state: State, target: Target) -> int:
     """Have the good release run; return its port."""
     site, good = rig.site, str(target.good)
-    if rig.supervisor.state(f"runner-{good}").state in runners.UP:
-        port = runners.overlay_port(site, good)
-    else:
-        port = next(p for p in site.config.deploy.ports if p not in _held(rig, state))
+    port = _port(rig, state, good)
+    if port is None or rig.supervisor.state(f"runner-{good}").state not in runners.UP:
+        # Its last port first: where it ended this very moment it is being started there again.
+        held, ports = _held(rig, state), site.config.deploy.ports
+        free = [p for p in (port, *ports) if p in ports and p not in held]
+        if not free:
+            raise ReleaseError(f"no port of {list(ports)} is free for {good}; see `v13 deploy status`")
+        port = next(p for p in free if p is not None)
         warm_from = None if target.bad == good else site.event_log(target.bad)
         runners.write_overlay(site, good, port, site.symbols, warm_from)
     runners.start(rig, good, port)
@@ -270,18 +285,18 @@ _STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {
 }
 
 
-def _held(rig: Rig, state: State, but: tuple[str, ...] = ()) -> set[int]:
+def _held(rig: Rig, state: State, but: tuple[str, ...] = ()) -> set[int | None]:
     """Return the ports on which a release of ours runs, those of `but` left out."""
     up = [r for r in state.slots if r not in but and rig.supervisor.state(f"runner-{r}").state in runners.UP]
     return {_port(rig, state, release) for release in up}
 
 
-def _port(rig: Rig, state: State, release: str) -> int:
-    """Return the port a release was started on last, which the ledger learns of only afterwards."""
+def _port(rig: Rig, state: State, release: str) -> int | None:
+    """Return the port a release was started on last, which the ledger learns of only afterwards; None: on none."""
     try:
         return runners.overlay_port(rig.site, release)
     except ConfigError:  # what cannot be read keeps no rollback from going on
-        return state.slots[release]
+        return state.slots.get(release)
 
 
 def _running(state: State, but: tuple[str, ...]) -> dict[str, int]:
@@ -294,6 +309,12 @@ def _may_end(running: Operation, kind: Kind) -> bool:
     if running.kind != "rollback" or not is_alive(running.worker):
         return True
     return kind == EMERGENCY and running.facts["type"] != EMERGENCY
+
+
+def _target_of(facts: Mapping[str, Any]) -> Target:
+    """Return the target a rollback began with."""
+    brought = tuple(facts.get("brought", ()))
+    return Target(facts["bad"], facts["good"], facts["stamp"], facts["also"], brought)
 
 
 def _operation(rig: Rig, claim: Claim) -> Operation:

@@ -5,7 +5,7 @@ It reads the ledger and the backups, and must not stop, start or enter anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from v13.errors import ReleaseError, StoreError, V13Error
@@ -33,17 +33,20 @@ class Target:
         The backup it comes from; None where its directory stands and it runs, or is to be started as it is.
     also : str or None
         A further release that is stopped: the one in shadow, where a backup of a third one is restored.
+    brought : tuple of str
+        Releases that are stopped because a rollback that was taken over had started them, or may have.
     """
 
     bad: str
     good: str | None
     stamp: int | None
     also: str | None = None
+    brought: tuple[str, ...] = ()
 
     @property
     def stopped(self) -> tuple[str, ...]:
         """Return the releases that are stopped."""
-        return (self.bad,) if self.also is None else (self.bad, self.also)
+        return (self.bad, *(() if self.also is None else (self.also,)), *self.brought)
 
 
 def find_target(rig: Rig, kind: Kind, stamp: int | None) -> Target:
@@ -55,6 +58,13 @@ def find_target(rig: Rig, kind: Kind, stamp: int | None) -> Target:
         There is no such backup, or none at all to go back to where one is needed.
     """
     state = rig.ledger.state()
+    found = _target(rig, state, kind, stamp)
+    if state.open is None:
+        return found
+    return replace(found, brought=tuple(r for r in state.brought if r not in (found.bad, found.good, found.also)))
+
+
+def _target(rig: Rig, state: State, kind: Kind, stamp: int | None) -> Target:
     bad = state.candidate or state.stable
     if bad is None:
         raise ReleaseError(f"{rig.site.ledger}: nothing has been deployed; there is nothing to roll back")

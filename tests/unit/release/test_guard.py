@@ -38,6 +38,7 @@ from v13.release.rollback import roll_back
 from v13.release.site import Site
 from v13.release.supervisor import SupervisorGoneError
 from v13.release.webhook import Alarm
+from v13.release.workers import is_alive
 
 STABLE_AT, CANDIDATE_AT = (f"127.0.0.1:{port}" for port in PORTS)
 NOBODY = "http://127.0.0.1:1"  # where nobody listens
@@ -384,6 +385,47 @@ def test_what_could_not_be_taken_back_is_an_alarm_told_once(site: Site, web: Fak
     assert len(told) == 1
     assert told[0].startswith("could not take it back: ")
     assert "acting.lock" in told[0]
+
+
+def test_a_rollback_of_its_own_that_failed_is_tried_again_and_is_open_to_people(
+    canary: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners.write_overlay(canary.rig.site, OLD, PORTS[0], ["BTCUSDT"], None)
+    canary.prometheus.alerts.add(("SlowEvents", CANDIDATE_AT))
+    canary.guard.alarm(alarm(CANDIDATE_AT))
+    running = canary.state().open
+    assert running is not None
+    assert (running.kind, is_alive(running.worker)) == ("rollback", False)  # this process lives
+    assert canary.alarms()[-1].startswith("could not take it back: ")
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")  # it answers at last
+    canary.look()
+    operation = canary.state().operation
+    assert operation is not None
+    assert (operation.id, operation.outcome) == (running.id, "rolled_back")
+
+
+def test_what_the_deployer_took_back_while_the_guard_looked_is_not_taken_back_twice(
+    canary: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runners.write_overlay(canary.rig.site, OLD, PORTS[0], ["BTCUSDT"], None)
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+    canary.prometheus.alerts.add(("SlowEvents", CANDIDATE_AT))
+    was_asked: list[str] = []
+    answer = canary.prometheus.answer
+
+    def slow(path: str, body: str) -> tuple[int, str]:
+        if not was_asked:
+            was_asked.append(path)
+            roll_back(canary.rig, kind="automatic", reason="the deployer was faster")
+        return answer(path, body)
+
+    canary.prometheus.answer = slow
+    canary.guard.alarm(alarm(CANDIDATE_AT))
+    operation = canary.state().operation
+    assert operation is not None
+    assert (operation.facts["reason"], operation.outcome) == ("the deployer was faster", "rolled_back")
+    assert canary.supervisor.at[f"runner-{OLD}"] == "running"
+    assert canary.alarms()[-1].startswith(f"could not take it back: release {RELEASE} was taken back already")
 
 
 def test_alerts_before_the_release_was_given_its_port_are_not_about_it(canary: Scene) -> None:

@@ -347,3 +347,87 @@ def test_on_a_full_disk_only_an_emergency_stops_what_is_bad_and_says_that_nothin
         assert supervisor.told == [f"stop runner-{RELEASE} 1", f"stop closure-{RELEASE} 1"]
     else:
         assert supervisor.told == []
+
+
+def failed_rollback(rig: Rig) -> int:
+    """Leave a rollback from RELEASE to OLD that came to its last step and failed; return a backup of OTHER."""
+    build_release(rig.site, OTHER, code=rig.code)
+    deployed(rig, OLD)
+    of_other, of_old = back_up(rig, OTHER), back_up(rig, OLD, 60)
+    deployed(rig, RELEASE)
+    cast(SmallSupervisor, rig.supervisor).at.pop(f"runner-{OLD}")
+    with pytest.raises(ReleaseError, match="serves again: not within 60 s"):
+        roll_back(rig, kind="full", reason="it smelt", stamp=of_old)
+    running = rig.ledger.state().open
+    assert running is not None
+    assert list(running.done) == ["stop", "restore", "handback"]
+    rig.ledger.let_go(running.id)  # as if its process had ended
+    return of_other
+
+
+def test_what_a_failed_rollback_brought_back_is_stopped_and_gives_back_its_symbols(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_other = failed_rollback(rig)
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+    done = roll_back(rig, kind="full", reason="another one, then", stamp=of_other)
+    state, supervisor = rig.ledger.state(), cast(SmallSupervisor, rig.supervisor)
+    assert done.target == Target(RELEASE, OTHER, of_other, brought=(OLD,))
+    assert (state.stable, {state.serves(s) for s in rig.site.symbols}) == (OTHER, {OTHER})
+    assert f"runner-{OLD}" not in supervisor.at
+    assert find_target(rig, "emergency", None).brought == ()  # that is over
+
+
+def test_an_emergency_stop_ends_what_a_failed_rollback_brought_back(rig: Rig) -> None:
+    failed_rollback(rig)
+    done = roll_back(rig, kind="emergency", reason="stop it all")
+    assert (done.outcome, done.target.stopped) == ("stopped", (RELEASE, OLD))
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    assert f"stop runner-{OLD} 1" in supervisor.told
+    assert not any(name.startswith("runner-") for name in supervisor.at)
+
+
+def test_three_rollbacks_that_failed_leave_a_port_for_the_fourth(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_other = failed_rollback(rig)
+    with pytest.raises(ReleaseError, match="serves again: not within 60 s"):
+        roll_back(rig, kind="full", reason="another", stamp=of_other)
+    rig.ledger.let_go(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    of_old = back_up(rig, OLD, 120)
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+    done = roll_back(rig, kind="full", reason="back", stamp=of_old)
+    assert done.target == Target(RELEASE, OLD, of_old, brought=(OTHER,))
+    assert {rig.ledger.state().serves(s) for s in rig.site.symbols} == {OLD}
+
+
+def test_a_release_that_ends_while_it_is_gone_back_to_keeps_its_port(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = rig.site.config.deploy.ports
+    deployed(rig, OLD, RELEASE)
+    claim = rig.ledger.take(str(rig.ledger.state().open.id))  # type: ignore[union-attr]
+    for release, port in ((OLD, second), (RELEASE, first)):
+        rig.ledger.enter(claim, "slot", {"release": release, "port": port})
+        runners.write_overlay(rig.site, release, port, rig.site.symbols, None)
+    supervisor = cast(SmallSupervisor, rig.supervisor)
+    supervisor.at |= {f"runner-{OLD}": "backoff", f"closure-{OLD}": "running"}  # killed, and started again there
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+    roll_back(rig, kind="full", reason="")
+    assert runners.overlay_port(rig.site, OLD) == second
+    assert rig.ledger.state().slots[OLD] == second
+
+
+def test_a_lost_overlay_of_what_runs_keeps_no_rollback_from_going_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed(rig, OLD, RELEASE)
+    rig.site.overlay(OLD).unlink(missing_ok=True)
+    monkeypatch.setattr(runners, "missing_of", lambda *_: "")
+    roll_back(rig, kind="full", reason="")
+    assert rig.ledger.state().slots[OLD] == rig.site.config.deploy.ports[0]
+
+
+def test_what_was_meant_for_a_release_that_is_gone_leaves_the_one_that_serves_alone(rig: Rig) -> None:
+    deployed(rig, OLD)
+    n = rig.ledger.state().n_rows
+    with pytest.raises(ReleaseError, match=f"release {RELEASE} was taken back already: {OLD} serves"):
+        roll_back(rig, kind="automatic", reason="too late", of=RELEASE)
+    assert rig.ledger.state().n_rows == n
+    with pytest.raises(ReleaseError, match="what serves changed meanwhile"):
+        rig.ledger.begin("rollback", {"reason": ""}, fits=lambda state: state.stable == RELEASE)
+    assert rig.ledger.state().n_rows == n
