@@ -28,6 +28,7 @@ __all__ = [
 
 BACKUP_FILE: Final = "backup.json"
 RELEASE: Final = "release"
+REMOVED: Final = ".removed"
 
 
 def make_backup(site: Site, state: State, release: str, reason: str, now: datetime) -> int:
@@ -154,9 +155,16 @@ def restore(site: Site, stamp: int, say: Callable[[str], None] = lambda _: None)
     return release
 
 
-def prune_backups(site: Site, keep: int) -> list[int]:
-    """Remove all but the newest backups and return those that went."""
-    gone = list_backups(site)[:-keep]
+def prune_backups(site: Site, keep: int, spare: int | None = None) -> list[int]:
+    """Remove all but the newest backups and `spare`, and return those that went.
+
+    The release that serves may have an older backup than those that were rolled back since; it is the one to spare.
+    """
+    for rest in site.backups.glob(f"*{REMOVED}"):  # of a worker that was killed
+        remove_folder(rest)
+    gone = [stamp for stamp in list_backups(site)[:-keep] if stamp != spare]
     for stamp in gone:
-        remove_folder(site.backup(stamp))
+        aside = site.backup(stamp).with_name(f".{stamp}{REMOVED}")
+        site.backup(stamp).rename(aside)  # half of one would be taken for a damaged backup
+        remove_folder(aside)
     return gone

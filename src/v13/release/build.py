@@ -6,6 +6,7 @@ such as its symbols, is not in it.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,19 @@ from v13.release.folders import copy_folder, differences, listing, protect
 from v13.release.ledger import whoami
 from v13.release.monitoring_files import monitoring_documents, write_files
 from v13.release.site import Site
+from v13.store.chain import canonical
 from v13.telemetry.slo import load_slo
 
-__all__ = ["ARTIFACTS", "RELEASE_FILE", "build_release", "check_release", "read_release", "release_name"]
+__all__ = [
+    "ARTIFACTS",
+    "BUNDLE",
+    "RELEASE_FILE",
+    "build_release",
+    "check_release",
+    "read_release",
+    "release_name",
+    "settings_sha256",
+]
 
 RELEASE_FILE: Final = "release.json"
 BUNDLE: Final = "reports/latest"
@@ -35,6 +46,7 @@ ARTIFACTS: Final = {
     "best_by_bucket.yaml": "runs/real_test/best_by_bucket.yaml",
     CALIBRATION: f"config/calibration/{CALIBRATION}",
 }
+LEFT_ALONE: Final = frozenset({"keys", "calibration"})  # of the settings: no release holds a key
 LEFT_OUT: Final = ("notebooks", "data")  # of a bundle: executed notebooks and bars; the runner needs neither
 
 
@@ -74,7 +86,7 @@ def build_release(site: Site, release: str, *, code: Path | None = None) -> dict
         shutil.rmtree(leftover)
     signoff = store.read_json(site.signoff / "signoff.json")
     with store.staged_dir(final) as folder:
-        copy_folder(site.root / "config", folder / "config", lambda p: p.name in ("keys", "calibration"))
+        copy_folder(site.root / "config", folder / "config", lambda p: p.name in LEFT_ALONE)
         for name, place in ARTIFACTS.items():
             source = site.signoff / "artifacts" / name
             if store.sha256_file(source) != signoff["artifacts"].get(name):
@@ -105,6 +117,13 @@ def build_release(site: Site, release: str, *, code: Path | None = None) -> dict
         )
     protect(final)
     return read_release(final)
+
+
+def settings_sha256(folder: Path) -> str:
+    """Return what stands for the settings of a checkout or of a release, without keys and calibration."""
+    names = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    own = {n.as_posix(): store.sha256_file(p) for n, p in names.items() if not LEFT_ALONE.intersection(n.parts)}
+    return hashlib.sha256(canonical(own).encode()).hexdigest()
 
 
 def read_release(folder: Path) -> dict[str, Any]:

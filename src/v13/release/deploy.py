@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from v13 import store
@@ -16,7 +17,7 @@ from v13.config.parameters import read_parameters
 from v13.errors import ReleaseError, V13Error
 from v13.release import runners
 from v13.release.backup import ensure_backup, prune_backups
-from v13.release.build import build_release, check_release, release_name
+from v13.release.build import BUNDLE, build_release, check_release, release_name, settings_sha256
 from v13.release.check import CheckResult, run_checks
 from v13.release.handover import handover_rows, passed
 from v13.release.ledger import Claim, Operation, State, SupersededError, whoami
@@ -58,6 +59,13 @@ def groups(rig: Rig) -> dict[str, tuple[str, ...]]:
     first = [s for s in rig.site.config.deploy.canary if s in symbols] or [symbols[0]]
     rest = tuple(s for s in symbols if s not in first)
     return {**{s: (s,) for s in first}, **({REST: rest} if rest else {})}
+
+
+def _groups(state: State) -> dict[str, tuple[str, ...]]:
+    """Return the groups the deploy under way began with, whatever the settings say by now."""
+    facts = _of(state).facts
+    names = [group for step, _, group in (one.partition(":") for one in facts["steps"]) if step == "handover"]
+    return {n: tuple(s for s in facts["symbols"] if s not in names) if n == REST else (n,) for n in names}
 
 
 def deploy(rig: Rig, reason: str) -> Deployed:
@@ -155,11 +163,12 @@ class _RefusedError(ReleaseError):
 
 
 def _check(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: ARG001
+    settings = settings_sha256(rig.site.root / "config")  # before they are looked at
     results = run_checks(rig.site, operation=claim.operation, now=rig.clock.now)
     if any(r.status == "failed" for r in results):
         rig.ledger.enter(claim, "checked", {"checks": [r.to_dict() for r in results]})
         raise _RefusedError(results)
-    return {"checks": [r.to_dict() for r in results]}, []
+    return {"checks": [r.to_dict() for r in results], "settings_sha256": settings}, []
 
 
 def _backup(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: ARG001
@@ -167,7 +176,7 @@ def _backup(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa:
         return {"stamp": None, "why": "nothing has been deployed before"}, []
     with rig.acting(claim):
         stamp = ensure_backup(rig.site, state, state.stable, f"before {claim.operation}", rig.clock.now())
-        gone = prune_backups(rig.site, rig.site.config.deploy.keep_backups)
+        gone = prune_backups(rig.site, rig.site.config.deploy.keep_backups, spare=stamp)
     rig.say(f"backup {stamp} of {state.stable}")
     return {"stamp": stamp, "release": state.stable, "removed": gone}, []
 
@@ -177,6 +186,7 @@ def _build(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: 
     release = release_name(claim.operation, signoff["parameters_fingerprint"])
     with rig.acting(claim):
         made = build_release(rig.site, release, code=rig.code)
+    _is_as_checked(state, rig.site.release(release))
     port = _free_slot(rig, state)
     evidence = {
         "release": release,
@@ -186,6 +196,17 @@ def _build(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: 
     }
     rows = [("candidate", {"release": release}), ("slot", {"release": release, "port": port})]
     return evidence, rows
+
+
+def _is_as_checked(state: State, folder: Path) -> None:
+    """Refuse what was built of another sign-off or of other settings than the checks saw, hours or a moment before."""
+    checked = _of(state).done["check"]
+    seen: Mapping[str, str] = next((c.get("facts", {}) for c in checked["checks"] if c["key"] == "bundle"), {})
+    for name in ("manifest", "signoff"):
+        if store.sha256_file(folder / BUNDLE / f"{name}.json") != seen.get(f"{name}_sha256"):
+            raise ReleaseError(f"{name}.json of the sign-off is not the one that was checked; deploy anew")
+    if settings_sha256(folder / "config") != checked.get("settings_sha256"):
+        raise ReleaseError("config/ is not as it was when it was checked; deploy anew")
 
 
 def _free_slot(rig: Rig, state: State) -> int:
@@ -212,7 +233,7 @@ def _start(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: 
     site = rig.site
     check_release(site.release(release))
     # What has nothing to be warmed from is not ready while a symbol of it is cold: a first release follows all at once.
-    first = rig.site.symbols if state.stable is None else next(iter(groups(rig).values()))
+    first = tuple(_of(state).facts["symbols"]) if state.stable is None else next(iter(_groups(state).values()))
     warm_from = None if state.stable is None else site.event_log(state.stable)
     with rig.acting(claim):
         runners.write_overlay(site, release, port, first, warm_from)
@@ -228,7 +249,7 @@ def _start(rig: Rig, claim: Claim, state: State, group: str) -> _Done:  # noqa: 
 def _extend(rig: Rig, claim: Claim, state: State, group: str) -> _Done:
     release, port = _candidate(state)
     symbols: list[str] = []
-    for name, members in groups(rig).items():
+    for name, members in _groups(state).items():
         symbols += members
         if name == group:
             break
@@ -243,7 +264,7 @@ def _extend(rig: Rig, claim: Claim, state: State, group: str) -> _Done:
 
 def _handover(rig: Rig, claim: Claim, state: State, group: str) -> _Done:
     release, _ = _candidate(state)
-    site, symbols = rig.site, groups(rig)[group]
+    site, symbols = rig.site, _groups(state)[group]
     folder = site.release(release) / "runs/real_test"
     bar_ms = read_parameters(folder / "best_global.yaml", folder / "best_by_bucket.yaml").params.features.bar_ms
     shadow = _shadow(rig, state)
@@ -299,8 +320,12 @@ _STEPS: Final[Mapping[str, Callable[[Rig, Claim, State, str], _Done]]] = {
 
 
 def _shadow(rig: Rig, state: State) -> str | None:
-    """Return the stable release where it runs; after an emergency stop it is known and does not."""
-    is_up = state.stable is not None and rig.supervisor.state(f"runner-{state.stable}").state == "running"
+    """Return the stable release where it runs or is about to again; after an emergency stop it is known and is not.
+
+    One whose runner or supervisor was killed this very moment is still what the new release is compared with.
+    """
+    at = {program.name: program.state for program in rig.supervisor.states()}
+    is_up = state.stable is not None and at.get(f"runner-{state.stable}", "stopped") not in ("stopped", "failed")
     return state.stable if is_up else None
 
 
