@@ -378,4 +378,5 @@ def read_samples(prometheus: Prometheus, instances: Sequence[str], at_s: float) 
         own = found.setdefault(series.labels["instance"], {})
         name = series.labels["__name__"]
         own[name] = own.get(name, 0.0) + float(series.values[-1])
-    return found
+    # A release may be bad enough to count NaN: of such a series nothing is said, and a ledger could not hold it.
+    return {at: {n: v for n, v in own.items() if math.isfinite(v)} for at, own in found.items()}

@@ -5,7 +5,9 @@ It starts and stops through the supervisor alone, and must not decide whether th
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -40,7 +42,8 @@ __all__ = [
     "write_overlay",
 ]
 
-ANSWER_S: Final = 2.0
+ANSWER_S: Final = 2.0  # for each page, all of it
+MOST_BYTES: Final = 1 << 23  # of a page; metrics of 50 symbols have some 200 kB
 GUARD: Final = "guard"
 UP: Final = ("running", "starting")  # states of a program that nobody has to start
 MORE_STOP_S: Final = 5.0  # beyond the runner's own longest orderly stop
@@ -193,23 +196,35 @@ def ask(site: Site, port: int) -> Answer | str:
         verify: Any = True if exporter.tls_cert is None else str(site.root / exporter.tls_cert)
         url = f"{scheme(site)}://127.0.0.1:{port}"
         with httpx.Client(timeout=ANSWER_S, auth=auth, verify=verify, trust_env=False) as client:
-            ready = client.get(f"{url}/-/ready")
-            metrics = client.get(f"{url}/metrics")
-        metrics.raise_for_status()
-        families = text_string_to_metric_families(metrics.text)
+            ready, reason = _page(client, f"{url}/-/ready")
+            status, metrics = _page(client, f"{url}/metrics")
+        if status != httpx.codes.OK:
+            return f"port {port}: /metrics: status {status}"
+        families = text_string_to_metric_families(metrics)
         samples = {(s.name, s.labels.get("version", "")): s.value for f in families for s in f.samples}
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx.HTTPError, OSError, ValueError, LookupError, AttributeError, ReleaseError) as error:
         return f"port {port}: {type(error).__name__}: {error}"
     config = [v for (name, v), value in samples.items() if name == "divergence_active_config_info" and value == 1]
-    if len(config) != 1 or not samples.keys() >= {(name, "") for name in (BARS, ACTIVE)}:
+    if len(config) != 1 or not all(math.isfinite(samples.get((name, ""), math.nan)) for name in (BARS, ACTIVE)):
         return f"port {port}: what answers there is no v13 runner"
     return Answer(
-        ready.status_code == 200,
-        "" if ready.status_code == 200 else ready.text.strip(),
+        ready == httpx.codes.OK,
+        "" if ready == httpx.codes.OK else reason.strip(),
         config[0],
         int(samples[BARS, ""]),
         int(samples[ACTIVE, ""]),
     )
+
+
+def _page(client: httpx.Client, url: str) -> tuple[int, str]:
+    """Return status and text of a page; whoever took the port over may send without end, or drop by drop."""
+    end_s, body = time.monotonic() + ANSWER_S, b""
+    with client.stream("GET", url) as answer:
+        for part in answer.iter_bytes():
+            body += part
+            if len(body) > MOST_BYTES or time.monotonic() > end_s:
+                raise ReleaseError(f"more than {MOST_BYTES} bytes, or not within {ANSWER_S:g} s")
+    return answer.status_code, body.decode("utf-8", "replace")
 
 
 def why_silent(site: Site, port: int) -> str:

@@ -6,6 +6,7 @@ It asks Prometheus and judges one moment; for how long a level has been broken i
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -160,10 +161,17 @@ def _point(entry: Row | Alert, values: Mapping[_Key, float], counts: Mapping[_Ke
     for key in dict.fromkeys((*values, *counts)):
         value, count = values.get(key), counts.get(key)
         level = entry_level(entry, value, count)
-        told = None if value is None or math.isnan(value) else value
+        told = _sayable(value)
         badness = -math.inf if told is None else max(told - b if op == ">" else b - told for op, b in level_of.sides)
-        found.append((LEVELS.index(level), badness, Point(level, told, count)))
+        found.append((LEVELS.index(level), badness, Point(level, told, _sayable(count))))
     return max(found, key=lambda one: one[:2])[2] if found else Point("no_data", None, None)
+
+
+def _sayable(value: float | None) -> float | None:
+    """Return a number as JSON can say it: none for NaN, the largest there is for an infinity, which a ratio may be."""
+    if value is None or math.isnan(value):
+        return None
+    return math.copysign(min(abs(value), sys.float_info.max), value)
 
 
 def _named(series: Iterable[Series], name: str) -> list[Series]:

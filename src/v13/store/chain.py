@@ -52,9 +52,12 @@ class Transaction:
     _now: Callable[[], datetime]
 
     def append(self, kind: str, key: str, facts: Mapping[str, Any]) -> Row:
-        """Add a row at the end and return it; `facts` are plain JSON values."""
+        """Add a row at the end and return it; `facts` are plain JSON values, StoreError where they are not."""
         utc = self._now().astimezone(UTC).isoformat(timespec="seconds")
-        text = canonical({"kind": kind, "key": key, "utc": utc} | dict(facts))
+        try:
+            text = canonical({"kind": kind, "key": key, "utc": utc} | dict(facts))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StoreError(f"{kind}: cannot be entered: {error}; a row holds plain JSON values") from error
         row = Row(len(self.rows) + 1, json.loads(text), _link(self.rows[-1].sha256 if self.rows else GENESIS, text))
         self._db.execute("INSERT INTO entry (n, record, sha256) VALUES (?, ?, ?)", (row.n, text, row.sha256))
         self.rows.append(row)

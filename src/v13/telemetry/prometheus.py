@@ -21,6 +21,7 @@ from v13.errors import ConfigError, DataError, V13Error
 __all__ = ["MAX_POINTS", "Prometheus", "Series", "web_client"]
 
 TIMEOUT_S: Final = 30.0
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 MAX_POINTS: Final = 11_000  # of one series in one answer: Prometheus refuses more
 
 
@@ -158,7 +159,9 @@ class Prometheus:
             kind = DataError if document.get("errorType") in ("bad_data", "execution") else V13Error
             query = f"; the query was: {form['query']}" if form else ""
             raise kind(f"{self.url}: Prometheus refused: {document.get('error', 'no reason given')}{query}")
-        data: dict[str, Any] = document["data"]
+        data = document.get("data")
+        if not isinstance(data, dict):
+            raise ConfigError(f"{self.url}: expected Prometheus's API there, found an answer without data")
         return data
 
     def _series(self, expr: str, data: dict[str, Any]) -> list[Series]:
@@ -167,7 +170,10 @@ class Prometheus:
             result = [{"metric": {}, "value": result}]
         elif kind not in ("vector", "matrix"):
             raise DataError(f"{self.url}: expected numbers, found a {kind}; the query was: {expr}")
-        found = [_one(entry) for entry in result or ()]
+        try:
+            found = [_one(entry) for entry in result or ()]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DataError(f"{self.url}: expected series, found another answer; the query was: {expr}") from error
         return sorted(found, key=lambda series: sorted(series.labels.items()))
 
 
@@ -206,7 +212,9 @@ def web_client(
         verify = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{ca_file}: certificates to trust cannot be read: {error}") from error
-    return httpx.Client(timeout=timeout_s, verify=verify, auth=auth, headers=headers)
+    # A proxy of the shell's, and passwords in its ~/.netrc, are not for a server on this machine.
+    is_here = parsed.host in LOOPBACK
+    return httpx.Client(timeout=timeout_s, verify=verify, auth=auth, headers=headers, trust_env=not is_here)
 
 
 def unreachable(what: str, url: str, error: httpx.HTTPError) -> V13Error:

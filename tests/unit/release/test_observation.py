@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -231,3 +232,30 @@ def test_without_parameters_there_is_nothing_to_observe_by(first: Scene) -> None
     (first.rig.site.release(RELEASE) / "runs/real_test/best_global.yaml").write_text("version: 7\n")
     with pytest.raises(ReleaseError, match="runs/real_test"):
         first.observe()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_value_that_json_cannot_say_is_entered_and_judged(first: Scene, value: float) -> None:
+    first.web.values[AT] |= {"v13:closure:max": value}
+    with pytest.raises((TakeBackError, HeldError)) if value != float("-inf") else nullcontext():
+        first.observe()
+    assert first.looks()
+
+
+def test_a_release_that_counts_nan_is_observed_all_the_same(site: Site, web: FakePrometheus) -> None:
+    both = scene(site, web, OLD)
+    for release in (OLD, RELEASE):
+        running_log(both.rig.site, release, {"BTCUSDT": 1})
+    answer = web.answer
+    names = {"process_start_time_seconds": "0", "divergence_event_latency_seconds_sum": "NaN"}
+
+    def counted(path: str, body: str) -> tuple[int, str]:
+        if "process_start_time_seconds" not in body:
+            return answer(path, body)
+        labels = [{"__name__": n, "instance": f"127.0.0.1:{port}"} for port in PORTS for n in names]
+        result = [{"metric": one, "value": [0, names[one["__name__"]]]} for one in labels]
+        return 200, json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+    web.answer = counted
+    both.observe(OLD)
+    assert both.looks()[-1]["look"]["decision"] == "go_on"

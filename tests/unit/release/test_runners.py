@@ -303,3 +303,20 @@ def test_why_a_guard_cannot_be_started_is_told(site: Site, monkeypatch: pytest.M
 
     monkeypatch.setattr(SmallSupervisor, "start", refuse)
     assert runners.keep_guard(make_rig(site, [])) == "guard: does not run: its port is taken"
+
+
+@pytest.mark.parametrize("n_bars", ["NaN", "+Inf", "x"])
+def test_numbers_that_are_none_are_no_answer_of_a_runner(site: Site, n_bars: str) -> None:
+    with served() as web:
+        text = f'divergence_active_config_info{{version="1-x"}} 1\ndivergence_bars_total {n_bars}\n'
+        web.answer = lambda _path, _body: (200, text + "divergence_active_symbols 1\n")
+        assert isinstance(runners.ask(site, web.port), str)
+
+
+def test_who_took_the_port_over_and_sends_without_end_is_not_heard_out(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "MOST_BYTES", 1_000)
+    with served() as web:
+        web.answer = lambda _path, _body: (200, "# x\n" * 1_000)
+        assert "more than 1000 bytes" in str(runners.ask(site, web.port))
