@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from v13.cli.options import add_site_options, log, print_json, project_root
+from v13.cli.options import reason as one_line
 from v13.errors import EXIT_GATE, EXIT_OK, V13Error
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add(commands: Any) -> None:
         one: argparse.ArgumentParser = inner.add_parser(name, help=text, description=text)
         add_site_options(one)
         if reason:
-            one.add_argument("--reason", required=True, help="why; it is entered in the ledger")
+            one.add_argument("--reason", type=one_line, required=True, help="why; it is entered in the ledger")
         one.set_defaults(run=run)
         return one
 
@@ -40,7 +41,9 @@ def add(commands: Any) -> None:
         "--json", action="store_true", help="for machines"
     )
     run = command("run", _run, "deploy the sign-off: canary, observation, scale-up; takes back what goes bad")
-    run.add_argument("--reason", default="release", help="why; it is entered in the ledger (default: %(default)s)")
+    run.add_argument(
+        "--reason", type=one_line, default="release", help="why; it is entered in the ledger (default: %(default)s)"
+    )
     run.add_argument("--dry-run", action="store_true", help="say what would be done, step by step, and do nothing")
     command("resume", _resume, "go on with the operation that was paused, or whose worker is gone")
     command("pause", _pause, "hold the deploy that is under way", reason=True)

@@ -26,8 +26,12 @@ __all__ = [
     "open_from",
     "print_json",
     "project_root",
+    "reason",
     "seed",
 ]
+
+
+REASON_CHARACTERS = 500
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +68,13 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise ValueError(text)
     return value
+
+
+def reason(text: str) -> str:
+    """Read a reason: one line that can be shown, for it stays in the ledger and is told on every terminal."""
+    if not text.strip() or not text.isprintable() or len(text) > REASON_CHARACTERS:
+        raise argparse.ArgumentTypeError(f"expected one line of at most {REASON_CHARACTERS} characters to be read")
+    return text
 
 
 def project_root(arguments: argparse.Namespace) -> Path:

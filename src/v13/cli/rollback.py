@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from v13.cli.deploy import ended, open_rig, withdrawn
-from v13.cli.options import add_site_options, print_json
+from v13.cli.options import add_site_options, print_json, reason
 from v13.errors import EXIT_GATE, EXIT_OK, ReleaseError, StoreError
 
 __all__ = ["add", "add_options"]
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backup-timestamp", type=int, metavar="N", help="Unix time of the backup (default: the newest)"
     )
-    parser.add_argument("--reason", help="why; it is entered in the ledger")
+    parser.add_argument("--reason", type=reason, help="why; it is entered in the ledger")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--json", action="store_true", help="of --list-backups, for machines")
     add_site_options(parser)
@@ -60,14 +60,16 @@ def _list(arguments: argparse.Namespace) -> int:
     site, state = rig.site, rig.ledger.state()
     rows = []
     for stamp in list_backups(site):
-        row: dict[str, Any] = {"stamp": stamp, "created_utc": datetime.fromtimestamp(stamp, UTC).isoformat()}
+        row: dict[str, Any] = {"stamp": stamp, "created_utc": "?"}
         try:
-            row |= {"release": read_backup(site, stamp)["release"], "reason": read_backup(site, stamp)["reason"]}
+            row["created_utc"] = datetime.fromtimestamp(stamp, UTC).isoformat()
+            found = read_backup(site, stamp)
+            row |= {"release": found["release"], "reason": str(found.get("reason", ""))}
             # The newest is often of the very release that is bad now.
             row |= {"is_stable": row["release"] == state.stable, "was_rolled_back": row["release"] in state.condemned}
             check_backup(site, stamp)
             row["whole"] = True
-        except (ReleaseError, StoreError) as error:
+        except (ReleaseError, StoreError, ValueError, OverflowError, OSError) as error:  # no Unix time is so large
             row |= {"whole": False, "problem": str(error)}
         rows.append(row)
     if arguments.json:

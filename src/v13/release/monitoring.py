@@ -97,13 +97,23 @@ def ensure_token(site: Site) -> Path:
     path = site.root / site.config.deploy.guard_token_file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
+        if path.is_file() and path.stat().st_size == 0:  # its maker was killed, or the power went
+            path.unlink()
         if os.path.lexists(path):
             return path
+        temp = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+        try:
+            handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(handle, "w", encoding="ascii") as sink:
+                sink.write(os.urandom(TOKEN_BYTES).hex())
+                sink.flush()
+                os.fsync(sink.fileno())
+            with suppress(FileExistsError):  # whoever was faster made one as good
+                os.link(temp, path)
+        finally:
+            temp.unlink(missing_ok=True)
+    except OSError as error:
         raise ReleaseError(f"{path}: could not be made: {error.strerror}; its folder must be writable") from error
-    with os.fdopen(handle, "w", encoding="ascii") as sink:
-        sink.write(os.urandom(TOKEN_BYTES).hex())
     return path
 
 

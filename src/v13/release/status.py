@@ -113,7 +113,7 @@ class Status:
         if self.operation is not None and not any(one.symbols for one in self.releases):
             lines.append("nothing serves")
         lines += [f"PROBLEM   {problem}" for problem in self.problems]
-        return "\n".join(lines) + "\n"
+        return "\n".join(map(_shown, lines)) + "\n"
 
 
 def status(rig: Rig) -> Status:
@@ -205,7 +205,12 @@ def history(rows: Sequence[Row]) -> str:
         lines.append(line if len(line) <= LINE else line[: LINE - len(CUT)] + CUT)
     if n_looks:
         lines.append(f"{'':>5}  {'':19}  {n_looks} looks")
-    return "\n".join(lines) + "\n" if lines else "nothing has been deployed yet\n"
+    return "\n".join(map(_shown, lines)) + "\n" if lines else "nothing has been deployed yet\n"
+
+
+def _shown(line: str) -> str:
+    """Return a line with what would move a terminal's cursor written out: reasons and alerts are others' words."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _facts(row: Row) -> str:

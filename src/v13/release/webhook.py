@@ -80,7 +80,10 @@ def read_alarms(document: Any) -> list[Alarm]:
             if not all(isinstance(text, str) and _WORD.fullmatch(text) for text in texts) or starts.tzinfo is None:
                 raise ReleaseError("expected labels of plain words and a time with its zone")
             if one["status"] == "firing" and labels.get("action") == ACTION:
-                summary = str(one.get("annotations", {}).get("summary", ""))[:500]
+                summary = "".join(
+                    c if c.isprintable() else "?" for c in str(one.get("annotations", {}).get("summary", ""))
+                )
+                summary = summary[:500]
                 found.append(Alarm(texts[0], texts[1], texts[2], summary, starts.astimezone(UTC), texts[3]))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReleaseError(f"not what Alertmanager sends: {type(error).__name__}") from error

@@ -266,3 +266,12 @@ def test_a_server_that_is_away_is_named_and_the_files_are_back(watched: Site, we
 def test_written_files_are_yaml_that_says_the_same(site: Site) -> None:
     body = YAML(typ="safe").load(site.release(RELEASE) / "monitoring/alertmanager.yml")
     assert {r["name"] for r in body["receivers"]} >= {"rollback"}
+
+
+def test_a_token_whose_maker_was_killed_is_made_anew(site: Site) -> None:
+    path = site.root / site.config.deploy.guard_token_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)
+    assert len(ensure_token(site).read_text(encoding="ascii")) == 64
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(f".{path.name}")] == []

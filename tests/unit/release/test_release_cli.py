@@ -14,7 +14,7 @@ import pytest
 from tests.unit.release.small_rig import NOW, OLD, RELEASE, deployed, make_rig, unprotect
 from tests.unit.store.event_batches import batch
 from v13.cli import main
-from v13.errors import EXIT_GATE, EXIT_OK
+from v13.errors import EXIT_GATE, EXIT_OK, EXIT_USAGE
 from v13.release.backup import make_backup
 from v13.release.rig import Rig
 from v13.release.site import Site
@@ -84,3 +84,22 @@ def test_a_piped_live_view_shows_each_drawing_as_it_is_made(rig: Rig) -> None:
     assert (viewer.returncode, errors) == (EXIT_OK, b"")
     assert first.endswith("\n\n")
     assert [line.split()[1] for line in first.splitlines() if "-deploy-" in line] == ["start"]  # one drawing, not eight
+
+
+@pytest.mark.parametrize("name", ["20240101120000", "9" * 40])
+def test_a_folder_that_is_no_time_is_a_damaged_backup_of_the_list(
+    rig: Rig, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (rig.site.backups / name).mkdir(parents=True)
+    arguments = ["rollback", "--list-backups", "--env", "testing", "--root", str(rig.site.root)]
+    assert main(arguments) == EXIT_GATE
+    assert "DAMAGED: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reason", ["", " ", "two\nlines", "a \x1b[2Jscreen", "no UTF-8: \udcff", "x" * 501])
+@pytest.mark.parametrize("command", [["deploy", "run"], ["deploy", "abort"], ["rollback", "--type", "full"]])
+def test_a_reason_that_could_not_be_shown_is_refused(rig: Rig, command: list[str], reason: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--env", "testing", "--root", str(rig.site.root), "--reason", reason])
+    assert caught.value.code == EXIT_USAGE
+    assert rig.ledger.rows() == []

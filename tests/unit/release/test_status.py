@@ -318,3 +318,14 @@ def test_the_view_shows_the_step_and_the_last_look_of_it(rig: Rig) -> None:
     assert (now.stage, now.is_paused, now.now_s) == ("promote", True, (NOW + timedelta(seconds=5)).timestamp())
     rig.ledger.end(claim, "completed", "")
     assert watched(rig, seen) is None
+
+
+def test_words_of_others_cannot_move_a_terminal(site: Site) -> None:
+    rig = make_rig(site)
+    deployed(rig, OLD)
+    rig.ledger.begin("rollback", {"type": "full", "reason": "a\x1b[2J\nstable  forged \udcff", "bad": OLD})
+    text = status(rig).text() + history(rig.ledger.rows())
+    text.encode()
+    assert "\x1b" not in text
+    assert r"a\x1b[2J\nstable  forged \udcff" in text
+    assert not [line for line in text.splitlines() if line.startswith("stable  forged")]
