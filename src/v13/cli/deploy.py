@@ -103,7 +103,7 @@ def ended(rig: Rig, done: Deployed | RolledBack) -> int:
         if last is not None and last.id != done.operation and last.outcome is not None:  # what took it back
             path = conclude(rig, last.id)
         print(f"record: {path}")
-    except V13Error as error:
+    except (V13Error, OSError) as error:
         log(f"no record was written: {error}; `v13 deploy record {done.operation}` writes it anew")
     good = done.outcome in ("completed", "rolled_back", "stopped") and (
         isinstance(done, RolledBack) or done.outcome == "completed"

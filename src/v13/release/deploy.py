@@ -115,8 +115,7 @@ def _carry_out(rig: Rig, claim: Claim) -> Deployed:
             evidence, rows = _STEPS[name](rig, claim, state, group)
             rig.ledger.done(claim, step, evidence, rows)
     except _RefusedError as refused:
-        rig.ledger.end(claim, "refused", str(refused), [("candidate", {"release": None})])
-        return _ended(rig.ledger.state(), "refused", str(refused), refused.results)
+        return _over(rig, claim, "refused", str(refused), refused.results)
     except HeldError as held:
         with suppress(SupersededError):
             rig.ledger.enter(claim, "pause", {"paused": True, "reason": str(held), "by": whoami()})
@@ -128,8 +127,16 @@ def _carry_out(rig: Rig, claim: Claim) -> Deployed:
             return _failed(rig, claim, error)
         except SupersededError as superseded:  # the guard was faster
             return Deployed(claim.operation, "superseded", f"{error}; {superseded}", None)
-    rig.ledger.end(claim, "completed", "all symbols are over")
-    return _ended(rig.ledger.state(), "completed", "all symbols are over")
+    return _over(rig, claim, "completed", "all symbols are over")
+
+
+def _over(rig: Rig, claim: Claim, outcome: str, why: str, checks: tuple[CheckResult, ...] = ()) -> Deployed:
+    """End it, unless somebody took over at the last moment; nothing is on its way any more."""
+    try:
+        rig.ledger.end(claim, outcome, why, [("candidate", {"release": None})])
+    except SupersededError as error:
+        return Deployed(claim.operation, "superseded", str(error), None, checks)
+    return _ended(rig.ledger.state(), outcome, why, checks)
 
 
 def _failed(rig: Rig, claim: Claim, error: Exception) -> Deployed:

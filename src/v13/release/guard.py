@@ -169,7 +169,10 @@ class Guard:
             return
         self._rig.say(f"guard: {done.outcome}: {done.target.good or 'nothing'} serves, after {done.seconds:.1f} s")
         self._release = self._observer = None
-        conclude(self._rig, done.operation)
+        try:
+            conclude(self._rig, done.operation)
+        except (V13Error, OSError) as error:  # as on a full disk: what serves is watched all the same
+            self._rig.say(f"guard: no record of {done.operation}: {error}")
 
     def _let_go(self) -> None:
         """Leave a rollback that failed half-way to whoever comes first: people, or the next look."""

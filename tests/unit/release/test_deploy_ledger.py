@@ -57,7 +57,7 @@ def test_a_deploy_is_followed_through_its_steps(ledger: DeployLedger) -> None:
 def test_a_step_and_what_it_made_true_are_entered_together_or_not_at_all(ledger: DeployLedger) -> None:
     claim = ledger.begin("deploy", {"reason": ""})
     n = ledger.state().n_rows
-    with pytest.raises(ValueError, match="Out of range float"):
+    with pytest.raises(StoreError, match="Out of range float"):
         ledger.done(claim, "build", {"value": float("nan")}, [("candidate", {"release": "r1"})])
     assert ledger.state().n_rows == n
     assert ledger.state().candidate is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -23,10 +23,11 @@ from tests.unit.release.small_rig import (
     with_settings,
 )
 from v13 import store
-from v13.errors import ReleaseError
+from v13.cli.deploy import ended
+from v13.errors import EXIT_OK, ReleaseError
 from v13.release.backup import list_backups, make_backup, prune_backups
 from v13.release.build import settings_sha256
-from v13.release.deploy import _backup, _build, _handover, _shadow, plan
+from v13.release.deploy import _backup, _build, _carry_out, _handover, _shadow, plan
 from v13.release.ledger import Claim
 from v13.release.rig import Rig
 from v13.release.site import Site
@@ -126,3 +127,25 @@ def test_what_a_killed_worker_half_removed_is_no_damaged_backup_and_goes(rig: Ri
     assert list_backups(rig.site) == [stamp]
     assert prune_backups(rig.site, 1) == []
     assert not half.parent.exists()
+
+
+def test_a_deploy_that_is_taken_over_as_it_ends_is_superseded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = rig.ledger.begin("deploy", {"reason": "", "env": "testing", "steps": []})
+    end = rig.ledger.end
+
+    def late(*arguments: Any) -> None:
+        rig.ledger.take(claim.operation)
+        end(*arguments)
+
+    monkeypatch.setattr(rig.ledger, "end", late)
+    assert _carry_out(rig, claim).outcome == "superseded"
+    assert rig.ledger.state().open is not None
+
+
+def test_how_it_ended_is_told_where_no_record_can_be_written(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    claim = rig.ledger.begin("deploy", {"reason": "", "env": "testing", "steps": []})
+    store.write_text(rig.site.records, "in the way")
+    assert ended(rig, _carry_out(rig, claim)) == EXIT_OK
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "completed: all symbols are over"
+    assert out[1].startswith("no record: ")
