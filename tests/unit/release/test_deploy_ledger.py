@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -190,3 +191,18 @@ def test_a_claim_of_nothing_holds_nothing(ledger: DeployLedger) -> None:
     ledger.note("alarm", {"what": "prometheus", "why": "unreachable"})
     with pytest.raises(SupersededError, match="superseded by nobody"):
         ledger.check(Claim("none", 1))
+
+
+def test_a_row_is_taken_apart_once_and_its_chain_is_checked_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = DeployLedger(tmp_path / "ledger.sqlite")
+    ledger.begin("deploy", {"reason": ""})
+    before = ledger.rows()
+    monkeypatch.setattr(json, "loads", lambda text: pytest.fail(f"taken apart again: {text}"))
+    assert ledger.rows() == before
+    with closing(sqlite3.connect(ledger.path)) as db, db:
+        db.execute("DROP TRIGGER entry_is_never_changed")
+        db.execute("UPDATE entry SET record = replace(record, 'deploy', 'rollback')")
+    with pytest.raises(StoreError, match="row 1 is not what was entered"):
+        ledger.rows()
