@@ -36,7 +36,7 @@ from v13.release.ports import free_port
 from v13.release.rig import Rig
 from v13.release.rollback import roll_back
 from v13.release.site import Site
-from v13.release.supervisor import SupervisorGoneError
+from v13.release.supervisor import ProgramState, SupervisorGoneError
 from v13.release.webhook import Alarm
 from v13.release.workers import is_alive
 
@@ -409,18 +409,20 @@ def test_what_the_deployer_took_back_while_the_guard_looked_is_not_taken_back_tw
 ) -> None:
     runners.write_overlay(canary.rig.site, OLD, PORTS[0], ["BTCUSDT"], None)
     monkeypatch.setattr(runners, "missing_of", lambda *_: "")
-    canary.prometheus.alerts.add(("SlowEvents", CANDIDATE_AT))
+    canary.supervisor.at[f"runner-{RELEASE}"] = "failed"
     was_asked: list[str] = []
-    answer = canary.prometheus.answer
+    state = canary.supervisor.state
 
-    def slow(path: str, body: str) -> tuple[int, str]:
+    def slow(name: str) -> ProgramState:
+        found = state(name)
         if not was_asked:
-            was_asked.append(path)
+            was_asked.append(name)
             roll_back(canary.rig, kind="automatic", reason="the deployer was faster")
-        return answer(path, body)
+        return found
 
-    canary.prometheus.answer = slow
-    canary.guard.alarm(alarm(CANDIDATE_AT))
+    monkeypatch.setattr(canary.supervisor, "state", slow)
+    canary.guard.look()
+    assert was_asked == [f"runner-{RELEASE}"]
     operation = canary.state().operation
     assert operation is not None
     assert (operation.facts["reason"], operation.outcome) == ("the deployer was faster", "rolled_back")

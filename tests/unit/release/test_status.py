@@ -98,7 +98,7 @@ def test_a_stable_release_that_does_not_answer_is_a_problem(rig: Rig, runner: We
     runner.answer = lambda _path, _body: (503, "")
     now = status(rig)
     assert not now.is_consistent
-    assert now.problems[0].startswith(f"stable release {RELEASE}: port {runner.port}: HTTPStatusError")
+    assert now.problems[0].startswith(f"stable release {RELEASE}: port {runner.port}: /metrics: status 503")
     assert f"PROBLEM   stable release {RELEASE}: " in now.text()
 
 
