@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -49,3 +51,10 @@ def shared_data() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must have the recordings at {SHARED}; a skip would hide a missing part")
     pytest.skip("the real recordings are not beside this checkout")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short path: the address of a socket has 107 bytes, and pytest's own folders may take 80 of them."""
+    with TemporaryDirectory(prefix="v13-") as folder:
+        yield Path(folder)

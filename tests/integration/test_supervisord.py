@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -50,13 +49,6 @@ with subprocess.Popen([sys.executable, "-S", "-c", deaf], stdout=subprocess.PIPE
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(3600)"
 ENSURE = "import sys; from pathlib import Path; from v13.release.supervisord import Supervisord; "
 ENSURE += "Supervisord(Path(sys.argv[1])).ensure_up(); print('up', flush=True)"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short path: the address of a socket has 107 bytes, and pytest's own folders may take 80 of them."""
-    with TemporaryDirectory(prefix="v13-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

@@ -31,13 +31,13 @@ def script(repo: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture
-def root(tmp_path: Path, repo: Path) -> Path:
+def root(place: Path, repo: Path) -> Path:
     """A project with settings, and nothing deployed."""
-    shutil.copytree(repo / "config", tmp_path / "config")
-    environment = tmp_path / "config/environments/testing.yaml"
+    shutil.copytree(repo / "config", place / "config")
+    environment = place / "config/environments/testing.yaml"
     with environment.open("a", encoding="utf-8") as sink:
         sink.write("\ndeploy:\n  home: deploy\n  supervisor: supervisord\n")
-    return tmp_path
+    return place
 
 
 def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -180,11 +180,11 @@ def test_what_was_done_is_told_though_no_record_can_be_written(
 
 
 def test_beside_a_rollback_whose_worker_is_gone_an_abort_says_who_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rig = make_rig(make_site(tmp_path / "root"))
+    rig = make_rig(make_site(place / "root"))
     deployed(rig, RELEASE)
     name = dead_worker(rig, "rollback", {"type": "full", "reason": "bad", "bad": RELEASE, "env": "testing"})
-    assert main(site(tmp_path / "root", "deploy", "abort", "--reason", "x")) == 1
+    assert main(site(place / "root", "deploy", "abort", "--reason", "x")) == 1
     said = capsys.readouterr().err
     assert f"no deploy is under way: rollback {name} is; `v13 deploy resume` goes on with it, as the guard does" in said

@@ -21,7 +21,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def site(built: Path, tmp_path: Path) -> Site:
+def site(built: Path, place: Path) -> Site:
     """Return a site of one's own with these releases."""
-    shutil.copytree(built, tmp_path / "root", symlinks=True)
-    return open_site(tmp_path / "root", "testing", {})
+    shutil.copytree(built, place / "root", symlinks=True)
+    return open_site(place / "root", "testing", {})

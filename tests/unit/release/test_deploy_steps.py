@@ -23,8 +23,7 @@ from tests.unit.release.small_rig import (
     with_settings,
 )
 from v13 import store
-from v13.cli.deploy import ended
-from v13.errors import EXIT_OK, ReleaseError
+from v13.errors import ReleaseError
 from v13.release.backup import list_backups, make_backup, prune_backups
 from v13.release.build import settings_sha256
 from v13.release.deploy import _backup, _build, _carry_out, _handover, _shadow, plan
@@ -140,12 +139,3 @@ def test_a_deploy_that_is_taken_over_as_it_ends_is_superseded(rig: Rig, monkeypa
     monkeypatch.setattr(rig.ledger, "end", late)
     assert _carry_out(rig, claim).outcome == "superseded"
     assert rig.ledger.state().open is not None
-
-
-def test_how_it_ended_is_told_where_no_record_can_be_written(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    claim = rig.ledger.begin("deploy", {"reason": "", "env": "testing", "steps": []})
-    store.write_text(rig.site.records, "in the way")
-    assert ended(rig, _carry_out(rig, claim)) == EXIT_OK
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == "completed: all symbols are over"
-    assert out[1].startswith("no record: ")
