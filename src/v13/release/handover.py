@@ -48,16 +48,19 @@ def handover_rows(
     return rows
 
 
-def handback_rows(site: Site, state: State, bad: str, good: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return ledger rows that give back whatever a release serves, from the bar after its last committed one on.
+def handback_rows(
+    site: Site, state: State, bad: str, good: str, followed: Iterable[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return ledger rows that give back what a release serves, from the bar after its last committed one on.
 
     It has been stopped before, so that no further bar of it can come. What it had been promised but never reached is
-    given back from where it was to begin.
+    given back from where it was to begin. What the good release does not follow is not given: nobody would serve it,
+    and the ledger would say that somebody does.
     """
-    at_bad = standing(site.event_log(bad)).bars
+    at_bad, known = standing(site.event_log(bad)).bars, frozenset(followed)
     rows = []
     for symbol in dict.fromkeys(a.symbol for a in state.serving):
-        if state.serves(symbol) != bad:
+        if state.serves(symbol) != bad or symbol not in known:
             continue
         promised_ms = next(a.from_ms for a in reversed(state.serving) if a.symbol == symbol)
         last_ms = at_bad.get(symbol)

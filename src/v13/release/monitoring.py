@@ -24,15 +24,23 @@ from v13.release.site import Site
 from v13.telemetry.grafana import Grafana
 from v13.telemetry.servers import PROMETHEUS_FILE
 
-__all__ = ["TOKEN_VARIABLE", "ensure_token", "install_monitoring", "show_targets"]
+__all__ = ["TOKEN_VARIABLE", "ensure_token", "install_monitoring", "is_installed", "monitoring_folder", "show_targets"]
 
 TIMEOUT_S: Final = 10.0
 TOKEN_VARIABLE: Final = "V13_GRAFANA_TOKEN_FILE"
 TOKEN_BYTES: Final = 32
 
 
-def install_monitoring(rig: Rig, release: str) -> dict[str, Any]:
+def install_monitoring(rig: Rig, release: str, *, put_back: bool = True) -> dict[str, Any]:
     """Put a release's monitoring files where Prometheus reads them, and have all servers take them.
+
+    Parameters
+    ----------
+    rig : Rig
+    release : str
+    put_back : bool
+        Whether a server that refuses or is away gets the old files again. Not in a rollback: they are the bad
+        release's, and a server that is away reads what lies there when it comes back.
 
     Returns
     -------
@@ -42,7 +50,7 @@ def install_monitoring(rig: Rig, release: str) -> dict[str, Any]:
     Raises
     ------
     ReleaseError
-        A server refused; Prometheus has its old files again.
+        A server refused, or is away.
     """
     site, deploy = rig.site, rig.site.config.deploy
     ensure_token(site)
@@ -63,6 +71,8 @@ def install_monitoring(rig: Rig, release: str) -> dict[str, Any]:
             _check_reads(deploy.prometheus, place)
         evidence["grafana"] = _import(site, source)
     except V13Error:
+        if not put_back:
+            raise
         _replace_content(old, place, targets)
         for path in sorted(source.rglob("*")):
             if path.is_file() and not (old / path.relative_to(source)).exists():
@@ -72,6 +82,14 @@ def install_monitoring(rig: Rig, release: str) -> dict[str, Any]:
                 _reload("prometheus", deploy.prometheus)
         raise
     return evidence
+
+
+def is_installed(site: Site, release: str) -> bool:
+    """Return whether Prometheus's folder holds what a release brought, but for the targets."""
+    source, place = site.release(release) / MONITORING, monitoring_folder(site)
+    names = [p.relative_to(source) for p in source.rglob("*") if p.is_file()]
+    own = [n for n in names if n.as_posix() not in TARGETS.values()]
+    return all((place / n).is_file() and (place / n).read_bytes() == (source / n).read_bytes() for n in own)
 
 
 def show_targets(rig: Rig, running: Mapping[str, int]) -> None:

@@ -18,7 +18,7 @@ from v13.release.backup import check_backup, restore
 from v13.release.build import check_release
 from v13.release.handover import handback_rows
 from v13.release.ledger import Claim, Operation, State
-from v13.release.monitoring import show_targets
+from v13.release.monitoring import install_monitoring, is_installed, show_targets
 from v13.release.rig import Rig, wait_until
 from v13.release.rollback_target import EMERGENCY, Kind, Target, find_target, is_young
 from v13.release.supervisor import kept_up
@@ -238,7 +238,7 @@ def _started(rig: Rig, state: State, target: Target) -> int:
             raise ReleaseError(f"no port of {list(ports)} is free for {good}; see `v13 deploy status`")
         port = next(p for p in free if p is not None)
         warm_from = None if target.bad == good else site.event_log(target.bad)
-        runners.write_overlay(site, good, port, site.symbols, warm_from)
+        runners.write_overlay(site, good, port, runners.symbols_of(site, good), warm_from)
     runners.start(rig, good, port)
     return port
 
@@ -247,10 +247,20 @@ def _handback(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # n
     if target.good is None:
         return {"symbols": []}, []
     state, rows = rig.ledger.check(claim), []
+    followed = _followed(rig, target.good)
     for release in target.stopped:
         if release != target.good:
-            rows += handback_rows(rig.site, state, release, target.good)
-    return {"symbols": [[facts["symbol"], facts["from_ms"]] for _, facts in rows]}, rows
+            rows += handback_rows(rig.site, state, release, target.good, followed)
+    served = dict.fromkeys(a.symbol for a in state.serving if state.serves(a.symbol) in target.stopped)
+    left = [symbol for symbol in served if symbol not in followed]
+    return {"symbols": [[facts["symbol"], facts["from_ms"]] for _, facts in rows], "left": left}, rows
+
+
+def _followed(rig: Rig, release: str) -> tuple[str, ...]:
+    try:
+        return runners.followed(rig.site, release)
+    except ConfigError:  # what cannot be read keeps no rollback from going on
+        return runners.symbols_of(rig.site, release)
 
 
 def _verify(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noqa: ARG001
@@ -269,12 +279,28 @@ def _verify(rig: Rig, claim: Claim, target: Target, kind: Kind) -> _Done:  # noq
         show_targets(rig, {target.good: port})  # not before it answers: it would count as away
         store.point(rig.site.current, rig.site.release(target.good))
         unguarded = runners.keep_guard(rig)
+        unwatched = _watched_as(rig, target.good)
     settle_s = settle(rig, claim, port, rig.site.config.deploy.rollback_s - spent_s)
     facts = after_rollback(rig, target.good, port)
-    if unguarded:
-        facts["problems"].append(f"guard: {unguarded}")
+    left = _operation(rig, claim).done["handback"].get("left", ())
+    said = {
+        "guard": unguarded,
+        "rules": unwatched,
+        "symbols": f"{', '.join(left)}: {target.good} does not follow them, and nobody serves them" if left else "",
+    }
+    facts["problems"] += [f"{what}: {why}" for what, why in said.items() if why]
     spent = {"seconds": round(spent_s, 3), "settle_seconds": round(settle_s, 3)}
     return {"release": target.good, "port": port, **spent, **facts}, []
+
+
+def _watched_as(rig: Rig, release: str) -> str:
+    """Have the rules in force that a release came with, not those of one that was stopped; return why they are not."""
+    try:
+        if not is_installed(rig.site, release):
+            install_monitoring(rig, release, put_back=False)
+    except V13Error as error:  # it serves all the same
+        return str(error)
+    return ""
 
 
 _STEPS: Final[Mapping[str, Callable[[Rig, Claim, Target, Kind], _Done]]] = {

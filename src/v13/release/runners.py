@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from v13 import store
+from v13.config import load
 from v13.config.yaml_lines import read_tree
 from v13.errors import ConfigError, ReleaseError, StoreError
 from v13.release.build import ARTIFACTS, read_release
@@ -28,6 +30,7 @@ from v13.store.event_standing import Standing, standing
 __all__ = [
     "Answer",
     "ask",
+    "followed",
     "guard_program",
     "is_warm_and_fed",
     "keep_guard",
@@ -38,6 +41,7 @@ __all__ = [
     "scheme",
     "start",
     "stop",
+    "symbols_of",
     "why_silent",
     "write_overlay",
 ]
@@ -163,6 +167,33 @@ def overlay_port(site: Site, release: str) -> int:
         return int(tree["exporter"]["port"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: expected exporter.port, found none; was it changed by hand?") from error
+
+
+def symbols_of(site: Site, release: str) -> tuple[str, ...]:
+    """Return all symbols of a release by its own settings, which the checkout's may have gone away from.
+
+    Raises
+    ------
+    ConfigError
+        The settings in its folder are bad.
+    """
+    folder = site.release(release)
+    return replace(site, root=folder, config=load(folder, site.env, environ={}).config).symbols
+
+
+def followed(site: Site, release: str) -> tuple[str, ...]:
+    """Return the symbols a release that runs was told to follow.
+
+    Raises
+    ------
+    ConfigError
+        Its changeable settings are missing or damaged.
+    """
+    path = site.overlay(release)
+    try:
+        return tuple(map(str, read_tree(path, str(path))["runner"]["symbols"]))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected runner.symbols, found none; was it changed by hand?") from error
 
 
 def start(rig: Rig, release: str, port: int) -> None:

@@ -22,6 +22,7 @@ from v13 import store
 from v13.detector import DetectorParams
 from v13.release.build import build_release
 from v13.release.ledger import APPLICATION_ID, SCHEMA, DeployLedger
+from v13.release.monitoring_files import TARGETS
 from v13.release.ports import free_port
 from v13.release.rig import Rig
 from v13.release.site import Site, open_site
@@ -179,6 +180,8 @@ class FakePrometheus(Web):
     def query(self, path: str, body: str) -> Reply:
         if path == "/-/reload":
             return self.reload
+        if path == "/api/v1/status/config":
+            return 200, json.dumps({"status": "success", "data": {"yaml": " ".join(TARGETS.values())}})
         if path != "/api/v1/query":
             return 404, json.dumps({"status": "error", "errorType": "bad_data", "error": "not here"})
         form = {k: v[0] for k, v in parse_qs(body).items()}

@@ -79,7 +79,7 @@ def test_over_there_and_back_no_event_is_missed_or_doubled(site: Site, last: int
     if last is not None:
         log_up_to(site, "new", "A", last)
     state = State(serving=tuple(serving))
-    (back,) = handback_rows(site, state, "new", "old")
+    (back,) = handback_rows(site, state, "new", "old", "A")
     serving.append(Assignment(**back[1]))
     log_up_to(site, "old", "A", 60)
     found = served_events(site, serving)
@@ -92,7 +92,14 @@ def test_over_there_and_back_no_event_is_missed_or_doubled(site: Site, last: int
 def test_what_is_not_the_bad_one_s_is_not_given_back(site: Site) -> None:
     log_up_to(site, "new", "A", 20)
     state = State(serving=(Assignment("A", 0, "old"), Assignment("B", 0, "new"), Assignment("B", 7, "old")))
-    assert handback_rows(site, state, "new", "old") == []
+    assert handback_rows(site, state, "new", "old", "AB") == []
+
+
+def test_what_the_good_release_does_not_follow_is_not_given_to_it(site: Site) -> None:
+    log_up_to(site, "new", "A", 20)
+    state = State(serving=(Assignment("A", 0, "new"), Assignment("B", 0, "new")))
+    (given,) = handback_rows(site, state, "new", "old", ["A"])
+    assert given == ("assign", {"symbol": "A", "from_ms": ts_of(20) + 1, "release": "old"})
 
 
 def test_a_symbol_that_falls_behind_is_named(site: Site) -> None:
