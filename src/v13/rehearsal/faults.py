@@ -94,9 +94,9 @@ FAULTS: Final[Mapping[str, tuple[str, str]]] = {
     import time
     kept = []
     def leak():
-        while len(kept) < 100:
-            kept.append(bytearray(b"x") * 40_000_000)
-            time.sleep(1.0)
+        while len(kept) < 1_000:
+            kept.append(bytearray(b"x") * 4_000_000)
+            time.sleep(0.1)
     threading.Thread(target=leak, daemon=True).start()
 """,
     ),

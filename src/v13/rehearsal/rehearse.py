@@ -38,7 +38,7 @@ GUARD_S: Final = 60.0  # that a guard's rollback may take
 LOOK_S: Final = 0.2
 # A leak is found by comparison with the release in shadow, which takes 13 blocks of two looks and as long a gap each.
 LONGER: Final[Mapping[str, Mapping[str, Any]]] = {
-    "leak": {"observe_s": 32.0, "observe_most_s": 90.0, "look_every_s": 0.5, "canary": ["BTCUSDT"]}
+    "leak": {"observe_s": 48.0, "observe_most_s": 110.0, "look_every_s": 0.5, "canary": ["BTCUSDT"]}
 }
 KEPT: Final = "runs/rehearsal_signoffs"
 
