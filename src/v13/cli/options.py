@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from v13.errors import ConfigError
 
@@ -30,8 +30,7 @@ __all__ = [
     "seed",
 ]
 
-
-REASON_CHARACTERS = 500
+REASON_CHARACTERS: Final = 500
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

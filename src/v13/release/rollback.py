@@ -298,7 +298,7 @@ def _watched_as(rig: Rig, release: str) -> str:
     try:
         if not is_installed(rig.site, release):
             install_monitoring(rig, release, put_back=False)
-    except V13Error as error:  # it serves all the same
+    except (V13Error, OSError) as error:  # it serves all the same
         return str(error)
     return ""
 

@@ -161,12 +161,7 @@ def overlay_port(site: Site, release: str) -> int:
     ConfigError
         Its changeable settings are missing or damaged.
     """
-    path = site.overlay(release)
-    tree = read_tree(path, str(path))
-    try:
-        return int(tree["exporter"]["port"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: expected exporter.port, found none; was it changed by hand?") from error
+    return int(_told(site, release, "exporter", "port", int))
 
 
 def symbols_of(site: Site, release: str) -> tuple[str, ...]:
@@ -189,11 +184,17 @@ def followed(site: Site, release: str) -> tuple[str, ...]:
     ConfigError
         Its changeable settings are missing or damaged.
     """
+    return tuple(map(str, _told(site, release, "runner", "symbols", list)))
+
+
+def _told(site: Site, release: str, section: str, name: str, kind: type) -> Any:
+    """Return one of the changeable settings of a release."""
     path = site.overlay(release)
+    tree = read_tree(path, str(path))
     try:
-        return tuple(map(str, read_tree(path, str(path))["runner"]["symbols"]))
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: expected runner.symbols, found none; was it changed by hand?") from error
+        return kind(tree[section][name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: expected {section}.{name}, found none; was it changed by hand?") from error
 
 
 def start(rig: Rig, release: str, port: int) -> None:
